@@ -1,0 +1,35 @@
+"""The exceptions that fastmodel raises on purpose.
+
+FastmodelError
+├── InputError        a value the caller gave is wrong (also a ValueError)
+├── BackendError      the backend asked for cannot serve this call (also a RuntimeError)
+├── BuildError        the native extension is missing or unusable (also a RuntimeError)
+├── DataError         a data set is missing or corrupt
+└── GateError         optimized and baseline arms disagree in their numbers
+"""
+
+from __future__ import annotations
+
+
+class FastmodelError(Exception):
+    """Base of every error that fastmodel raises on purpose; its text is one line that says what to do."""
+
+
+class InputError(FastmodelError, ValueError):
+    """A value the caller gave is wrong: a shape, dtype, device, name or number."""
+
+
+class BackendError(FastmodelError, RuntimeError):
+    """The backend that was asked for by name cannot serve this call."""
+
+
+class BuildError(FastmodelError, RuntimeError):
+    """The native extension is missing, or was asked for a capability this machine lacks."""
+
+
+class DataError(FastmodelError):
+    """A data set is missing, corrupt, or could not be downloaded."""
+
+
+class GateError(FastmodelError):
+    """Optimized and baseline arms disagree beyond the bound; nothing was timed."""

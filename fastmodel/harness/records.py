@@ -1,0 +1,202 @@
+"""The result records: what a bench run writes, with units in the field names. No behaviour.
+
+`report.json` is a `Report`; `docs/report.schema.json` is generated from these classes. A value that
+could not be read is None, and the record's `missing` says why, keyed by the field's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+
+Missing = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the software that the figures hold for."""
+
+    hostname_hash: str
+    os: str
+    cpu_model: str | None
+    cpu_count: int
+    cpu_capability: str
+    threads: int
+    memory_bytes: int | None
+    gpus: list[str]
+    python_version: str
+    torch_version: str
+    fastmodel_version: str
+    commit: str | None
+    backends: dict[str, str]
+    """Backend name to "available" or the reason why not."""
+    missing: Missing = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorkloadInfo:
+    """What was trained."""
+
+    name: str
+    description: str
+    batch_size: int
+    epochs: int
+    seed: int
+    train_samples: int
+    validation_samples: int
+    test_samples: int
+    parameters: int
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the paired timing was done."""
+
+    order: str
+    pairs: int
+    steps_per_window: int
+    warmup_steps: int
+    bootstrap_resamples: int
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """One tensor of the optimized arm against float64, beside the baseline's own error."""
+
+    name: str
+    error: float
+    baseline_error: float
+    bound: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Do both arms give the same outputs and gradients from the same weights?"""
+
+    passed: bool
+    checks: list[GateCheck]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One timed window of one arm, as measured; the raw sample behind every ratio."""
+
+    arm: str
+    pair: int
+    position: int
+    steps: int
+    samples: int
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Paired throughput ratio of the optimized arm over the best baseline arm."""
+
+    baseline: str
+    optimized: str
+    estimate: float
+    ci95: tuple[float, float]
+    pairs: int
+    noise_floor: tuple[float, float]
+    """95 % interval of an A/A run: the baseline against itself."""
+    ratios: list[float]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a training run."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    train_time_s: float
+    evaluation_time_s: float
+    elapsed_train_time_s: float
+    """Training time from the start of the run to the end of this epoch, evaluation excluded."""
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    estimate: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class StepPart:
+    """A share of one training step: time spent in one operator class."""
+
+    name: str
+    time_s: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training the same model."""
+
+    name: str
+    description: str
+    is_optimized: bool
+    throughput_samples_per_s: Interval | None = None
+    epochs: list[Epoch] = field(default_factory=list)
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    time_to_accuracy_s: dict[str, float | None] = field(default_factory=dict)
+    """"0.98" and "0.99" to training seconds at the end of the first epoch that reached it."""
+    train_time_s: float | None = None
+    cost_usd_per_epoch: float | None = None
+    cost_usd_total: float | None = None
+    peak_memory_bytes: int | None = None
+    energy_j: float | None = None
+    step_parts: list[StepPart] = field(default_factory=list)
+    missing: Missing = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CostRate:
+    """Where the money figures come from."""
+
+    rate_usd_per_h: float
+    name: str
+    source: str
+    as_of: str | None
+
+
+@dataclass(frozen=True)
+class SwapRow:
+    """One place of the model that fastmodel replaced, or left with its reason."""
+
+    site: str
+    pattern: str
+    replacement: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """One bench run: everything that was measured and what it was measured on."""
+
+    schema_version: int
+    complete: bool
+    incomplete_reason: str | None
+    started_at: str
+    duration_s: float
+    command: list[str]
+    environment: Environment
+    workload: WorkloadInfo
+    method: Method
+    gate: Gate | None
+    speedup: Speedup | None
+    arms: dict[str, Arm]
+    windows: list[Window]
+    cost_rate: CostRate | None
+    swaps: list[SwapRow]
+    missing: Missing = field(default_factory=dict)
