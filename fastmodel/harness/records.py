@@ -66,9 +66,10 @@ class GateCheck:
     """One tensor of the optimized arm against float64, beside the baseline's own error."""
 
     name: str
-    error: float
-    baseline_error: float
-    bound: float
+    error: float | None
+    """Largest absolute difference over the reference's largest value; None where it is not finite."""
+    baseline_error: float | None
+    bound: float | None
     passed: bool
 
 
@@ -90,6 +91,8 @@ class Window:
     steps: int
     samples: int
     time_s: float
+    phase: str = "paired"
+    """"calibration" (all baseline arms, picks the best), "paired" (the ratios), "noise" (the A/A run)."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,9 @@ class Epoch:
     """One epoch of a training run."""
 
     epoch: int
-    train_loss: float
-    validation_loss: float
+    train_loss: float | None
+    """None where the run diverged (not finite); so too the validation loss."""
+    validation_loss: float | None
     validation_accuracy: float
     train_time_s: float
     evaluation_time_s: float
@@ -155,7 +159,9 @@ class Arm:
     cost_usd_per_epoch: float | None = None
     cost_usd_total: float | None = None
     peak_memory_bytes: int | None = None
+    """Highest memory in use during the training run, above the level just before the arm was built."""
     energy_j: float | None = None
+    energy_source: str | None = None
     step_parts: list[StepPart] = field(default_factory=list)
     missing: Missing = field(default_factory=dict)
 
