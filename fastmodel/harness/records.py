@@ -67,7 +67,7 @@ class GateCheck:
 
     name: str
     error: float | None
-    """Largest absolute difference over the reference's largest value; None where it is not finite."""
+    """Largest absolute difference over the reference's largest value; None where not finite."""
     baseline_error: float | None
     bound: float | None
     passed: bool
@@ -92,7 +92,7 @@ class Window:
     samples: int
     time_s: float
     phase: str = "paired"
-    """"calibration" (all baseline arms, picks the best), "paired" (the ratios), "noise" (the A/A run)."""
+    """"calibration" (every baseline arm; picks the best), "paired" (the ratios), "noise" (A/A)."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Arm:
     cost_usd_per_epoch: float | None = None
     cost_usd_total: float | None = None
     peak_memory_bytes: int | None = None
-    """Highest memory in use during the training run, above the level just before the arm was built."""
+    """Highest memory in use during the training run, above the level before the arm was built."""
     energy_j: float | None = None
     energy_source: str | None = None
     step_parts: list[StepPart] = field(default_factory=list)
