@@ -1,0 +1,14 @@
+// The extension module fastmodel._C: one bind_<op>(module) call an op.
+#include <pybind11/pybind11.h>
+
+#include "common/capability.h"
+
+namespace fastmodel {
+void bind_linear_relu(pybind11::module_& module);
+}  // namespace fastmodel
+
+PYBIND11_MODULE(_C, module) {
+  module.def("cpu_capability",
+             [] { return fastmodel::capability_name(fastmodel::cpu_capability()); });
+  fastmodel::bind_linear_relu(module);
+}

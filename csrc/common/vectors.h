@@ -1,0 +1,99 @@
+// One float32 vector of the capability's width, from the compilers' vector extensions: arithmetic
+// is written with operators and a * b + c becomes one FMA. Included by *_cpu.cpp files only.
+#pragma once
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/dtypes.h"
+
+#define FASTMODEL_INLINE inline __attribute__((always_inline))
+
+namespace fastmodel::FASTMODEL_CAPABILITY {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t IVec __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t HalfBits __attribute__((vector_size(kLanes * 2)));
+typedef uint8_t ByteVec __attribute__((vector_size(kLanes)));
+
+FASTMODEL_INLINE Vec broadcast(float value) { return Vec{} + value; }
+
+FASTMODEL_INLINE Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+FASTMODEL_INLINE Vec load(const BFloat16* p) {
+  HalfBits bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  const IVec wide = __builtin_convertvector(bits, IVec) << 16;
+  Vec v;
+  std::memcpy(&v, &wide, sizeof(v));
+  return v;
+}
+
+FASTMODEL_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+
+FASTMODEL_INLINE void store(BFloat16* p, Vec v) {
+  IVec wide;
+  std::memcpy(&wide, &v, sizeof(v));
+  const IVec rounded = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16;
+  const IVec is_nan = v != v;
+  const IVec chosen = (is_nan & 0x7FC0) | (~is_nan & rounded);
+  const HalfBits bits = __builtin_convertvector(chosen, HalfBits);
+  std::memcpy(p, &bits, sizeof(bits));
+}
+
+// The first n lanes (0 <= n <= kLanes); the others read as 0 and are not touched in memory.
+template <typename T>
+FASTMODEL_INLINE Vec load_first(const T* p, int n) {
+  if (n >= kLanes) return load(p);
+  T lanes[kLanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+template <typename T>
+FASTMODEL_INLINE void store_first(T* p, Vec v, int n) {
+  if (n >= kLanes) return store(p, v);
+  T lanes[kLanes];
+  store(lanes, v);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+#if defined(__AVX512F__)
+template <>
+FASTMODEL_INLINE Vec load_first<float>(const float* p, int n) {
+  return reinterpret_cast<Vec>(_mm512_maskz_loadu_ps((1u << n) - 1, p));
+}
+template <>
+FASTMODEL_INLINE void store_first<float>(float* p, Vec v, int n) {
+  _mm512_mask_storeu_ps(p, (1u << n) - 1, reinterpret_cast<__m512>(v));
+}
+#endif
+
+// ReLU as PyTorch has it: NaN stays NaN.
+FASTMODEL_INLINE Vec relu(Vec v) { return v <= 0.0f ? Vec{} : v; }
+
+FASTMODEL_INLINE float sum(Vec v) {
+  float total = 0.0f;
+  for (int i = 0; i < kLanes; ++i) total += v[i];
+  return total;
+}
+
+}  // namespace
+}  // namespace fastmodel::FASTMODEL_CAPABILITY

@@ -1,0 +1,54 @@
+"""Checks of tensors that every op makes before anything is written; each failure is one line."""
+
+from __future__ import annotations
+
+import torch
+
+from fastmodel.errors import InputError
+
+
+def same_device_and_dtype(op: str, lead_name: str, lead: torch.Tensor, **others) -> None:
+    """Every tensor of `others` (None allowed) lies on lead's device and has its dtype.
+
+    Raises:
+        InputError: one does not.
+    """
+    for name, tensor in others.items():
+        if tensor is None:
+            continue
+        if tensor.device != lead.device:
+            raise InputError(
+                f"{op}: {lead_name} is on {lead.device}, {name} on {tensor.device}; "
+                f"move both to one device"
+            )
+        if tensor.dtype != lead.dtype:
+            raise InputError(
+                f"{op}: {lead_name} is {_name(lead.dtype)}, {name} is {_name(tensor.dtype)}; "
+                "convert one, or use torch.autocast"
+            )
+
+
+def floating(op: str, name: str, tensor: torch.Tensor) -> None:
+    """The tensor is of a real floating dtype.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not tensor.is_floating_point():
+        raise InputError(f"{op}: {name} must be floating point, it is {_name(tensor.dtype)}")
+
+
+def bias_shape(op: str, bias: torch.Tensor | None, features: int) -> None:
+    """The bias is None or of shape (features,).
+
+    Raises:
+        InputError: it is neither.
+    """
+    if bias is not None and tuple(bias.shape) != (features,):
+        raise InputError(
+            f"{op}: bias has shape {tuple(bias.shape)}; weight asks for shape ({features},) or None"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

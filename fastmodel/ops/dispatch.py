@@ -1,0 +1,97 @@
+"""Choose the kernel that serves a call, automatically or as `use_backend` asks."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+
+from fastmodel.errors import BackendError, InputError
+from fastmodel.ops import table
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in table.BACKENDS:
+        raise InputError(
+            f"{source}: unknown backend {name!r}; choose one of {', '.join(table.BACKENDS)}"
+        )
+    return name
+
+
+@functools.cache
+def _from_environment() -> str | None:
+    name = os.environ.get("FASTMODEL_BACKEND")
+    return _checked(name, "FASTMODEL_BACKEND") if name else None
+
+
+_requested: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+def requested() -> str | None:
+    """The backend in force: of the innermost `use_backend`, else of FASTMODEL_BACKEND, else None."""
+    return _requested.get() or _from_environment()
+
+
+@contextlib.contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Serve every fused op in this block by one backend; a request is never silently replaced.
+
+    Args:
+        name: "cpu", "cuda", "triton", "library" or "reference"; None returns to automatic choice.
+
+    Raises:
+        InputError: the name is unknown.
+        BackendError: (at the call of an op) the backend cannot serve it: it is not built, there is no such
+            device, or it has no kernel for these arguments.
+    """
+    token = _requested.set(None if name is None else _checked(name, "use_backend"))
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+@functools.cache
+def _candidates(
+    op: str, pass_: str, device_type: str, dtype: torch.dtype, backend: str | None
+) -> tuple[tuple[Callable, Callable | None], ...]:
+    """Kernels and their conditions that fit, in order; raises for a request that none can serve."""
+    found, refusals = [], []
+    for row in table.rows_of(op, pass_):
+        if backend is not None and row.backend != backend:
+            continue
+        refusal = row.reason or row.takes(device_type, dtype)
+        if refusal is None:
+            found.append((row.resolve(), row.resolve_condition()))
+        else:
+            refusals.append(refusal)
+    if not found:
+        why = "; ".join(refusals) or "it has no such kernel"
+        raise BackendError(
+            f"{op}: backend {backend!r} cannot serve the {pass_} pass ({why}); "
+            "use another backend or automatic choice"
+        )
+    return tuple(found)
+
+
+def run(op: str, pass_: str, *args):
+    """Call the kernel chosen for these arguments; the first one, a tensor, tells device and dtype.
+
+    Raises:
+        BackendError: a backend was asked for by name and cannot serve this call.
+    """
+    lead = args[0]
+    backend = requested()
+    refusal = None
+    for kernel, condition in _candidates(op, pass_, lead.device.type, lead.dtype, backend):
+        refusal = condition(*args) if condition is not None else None
+        if refusal is None:
+            return kernel(*args)
+    raise BackendError(
+        f"{op}: backend {backend!r} does not take this {pass_} call ({refusal}); "
+        "use another backend or automatic choice"
+    )

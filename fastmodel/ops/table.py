@@ -1,0 +1,109 @@
+"""The kernel table: which kernels serve which pass of which op, in the order they are tried.
+
+Rows are data; a row's kernel is named by a string and imported when it is first wanted. The order within
+an op and pass is the static preference of automatic choice: the first row whose backend is available,
+whose device and dtype fit and whose condition accepts the arguments is taken.
+
+Adding a kernel is adding a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fastmodel import env
+
+BACKENDS = ("cpu", "cuda", "triton", "library", "reference")
+
+_NATIVE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel: op x pass x backend.
+
+    `kernel` and `condition` are "module:function" below `fastmodel.ops.<op>`. The condition takes the
+    kernel's arguments and returns None, or the reason why the kernel does not take them.
+    """
+
+    op: str
+    pass_: str
+    backend: str
+    kernel: str
+    devices: tuple[str, ...] = ()
+    """Device types it takes; empty for any."""
+    dtypes: tuple[str, ...] = ()
+    """Element types it takes; empty for any."""
+    condition: str | None = None
+    evidence: str = ""
+    """Why the row stands where it does: the committed result, or the reason."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why the row is not available on this machine, or None if it is."""
+        if self.backend == "cpu":
+            return env.native_missing()
+        if self.backend in ("cuda", "triton") and not torch.cuda.is_available():
+            return "no CUDA device"
+        return None
+
+    @property
+    def available(self) -> bool:
+        """Can this row run on this machine?"""
+        return self.reason is None
+
+    def takes(self, device_type: str, dtype: torch.dtype) -> str | None:
+        """None if the row takes tensors of this device and dtype, else the reason why not."""
+        if self.devices and device_type not in self.devices:
+            return f"takes {' or '.join(self.devices)} tensors, not {device_type}"
+        name = str(dtype).removeprefix("torch.")
+        if self.dtypes and name not in self.dtypes:
+            return f"takes {' or '.join(self.dtypes)}, not {name}"
+        return None
+
+    def resolve(self) -> Callable:
+        """Import the kernel."""
+        return _load(self.op, self.kernel)
+
+    def resolve_condition(self) -> Callable | None:
+        """Import the condition, if the row has one."""
+        return None if self.condition is None else _load(self.op, self.condition)
+
+
+@functools.cache
+def _load(op: str, target: str) -> Callable:
+    module, function = target.split(":")
+    return getattr(importlib.import_module(f"fastmodel.ops.{op}.{module}"), function)
+
+
+def _native(op: str, pass_: str, condition: str | None = None, evidence: str = "") -> Row:
+    kernel = f"native_kernel:{pass_}_cpu"
+    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, condition, evidence)
+
+
+def _reference(op: str, pass_: str) -> Row:
+    return Row(op, pass_, "reference", f"reference:{pass_}", evidence="the definition")
+
+
+ROWS: tuple[Row, ...] = (
+    _native("linear_relu", "forward"),
+    _reference("linear_relu", "forward"),
+    _native("linear_relu", "backward"),
+    _reference("linear_relu", "backward"),
+)
+
+
+@functools.cache
+def rows_of(op: str, pass_: str) -> tuple[Row, ...]:
+    """The rows of one pass, in order of preference."""
+    return tuple(row for row in ROWS if row.op == op and row.pass_ == pass_)
+
+
+def kernels() -> list[Row]:
+    """The whole table, with each row's `available` and `reason` on this machine."""
+    return list(ROWS)
