@@ -10,6 +10,8 @@ from fastmodel.errors import InputError
 def same_device_and_dtype(op: str, lead_name: str, lead: torch.Tensor, **others) -> None:
     """Every tensor of `others` (None allowed) lies on lead's device and has its dtype.
 
+    Where autocast is on, dtypes that it brings together may differ.
+
     Raises:
         InputError: one does not.
     """
@@ -21,11 +23,16 @@ def same_device_and_dtype(op: str, lead_name: str, lead: torch.Tensor, **others)
                 f"{op}: {lead_name} is on {lead.device}, {name} on {tensor.device}; "
                 f"move both to one device"
             )
-        if tensor.dtype != lead.dtype:
+        if tensor.dtype != lead.dtype and not _autocast_unites(lead, tensor):
             raise InputError(
                 f"{op}: {lead_name} is {_name(lead.dtype)}, {name} is {_name(tensor.dtype)}; "
                 "convert one, or use torch.autocast"
             )
+
+
+def _autocast_unites(a: torch.Tensor, b: torch.Tensor) -> bool:
+    # Autocast leaves float64 as it is.
+    return torch.is_autocast_enabled(a.device.type) and torch.float64 not in (a.dtype, b.dtype)
 
 
 def floating(op: str, name: str, tensor: torch.Tensor) -> None:

@@ -1,8 +1,6 @@
 """linear_relu against torch.relu(F.linear(...))."""
 
-import copy
 import math
-import pickle
 
 import pytest
 import torch
@@ -27,94 +25,51 @@ BACKENDS = [*op_checks.backends(OP.name), None]
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 @pytest.mark.parametrize("case", OP.test_cases, ids=str)
 def test_forward_and_gradients(case, backend, dtype):
-    if backend is not None and not op_checks.serves(OP.name, backend, dtype):
-        pytest.skip(f"{backend} has no {dtype} kernel of {OP.name}")
     op_checks.check_against_float64(OP, case, backend, dtype)
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_any_strides(backend):
-    x = torch.randn(12, 10)[::2, 1:8]
-    weight = torch.randn(7, 7).t()
-    bias = torch.randn(14)[::2]
-    grad = torch.randn(7, 6).t()
-    assert not x.is_contiguous() and not bias.is_contiguous()
-    args = op_checks.leaves((x, weight, bias))
-    with fm.use_backend(backend):
-        out = fm.functional.linear_relu(*args)
-        found = [out, *torch.autograd.grad(out, args, grad)]
-    wide = op_checks.leaves(args, torch.float64)
-    out = plain(*wide)
-    for a, b in zip(found, [out, *torch.autograd.grad(out, wide, grad.double())], strict=True):
-        op_checks.assert_close(a, b, torch.float32, 12, "strided")
+    args = (torch.randn(12, 10)[::2, 1:8], torch.randn(7, 7).t(), torch.randn(14)[::2])
+    op_checks.check_any_strides(OP, args, backend, depth=12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_nan_and_infinity(backend):
     x = torch.tensor([[math.nan, 1.0], [math.inf, 1.0], [-math.inf, 1.0], [0.0, 0.0]])
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])
-    args, twin = op_checks.leaves((x, weight)), op_checks.leaves((x, weight))
-    with fm.use_backend(backend):
-        out = fm.functional.linear_relu(*args)
-        out.backward(torch.ones_like(out))
-    expected = plain(*twin, None)
-    expected.backward(torch.ones_like(expected))
-    torch.testing.assert_close(out, expected, equal_nan=True)
-    for a, b in zip(args, twin, strict=True):
-        torch.testing.assert_close(a.grad, b.grad, equal_nan=True)
+    op_checks.check_special_values(OP, (x, weight, None), backend)
 
 
-@pytest.mark.parametrize("wanted", range(1, 8))
-def test_only_the_gradients_wanted(wanted):
-    flags = [bool(wanted >> i & 1) for i in range(3)]
-    args = [t.requires_grad_(f) for t, f in zip(CASES[5].make(torch.float32), flags, strict=True)]
-    twin = [t.detach().clone().requires_grad_(t.requires_grad) for t in args]
-    fm.functional.linear_relu(*args).sum().backward()
-    plain(*twin).sum().backward()
-    for a, b in zip(args, twin, strict=True):
-        assert (a.grad is None) == (b.grad is None)
-        if a.grad is not None:
-            torch.testing.assert_close(a.grad, b.grad)
+def test_only_the_gradients_wanted():
+    op_checks.check_only_the_gradients_wanted(OP, CASES[5].make(torch.float32))
 
 
-def test_gradcheck():
-    args = op_checks.leaves(CASES[3].make(torch.float64))
-    assert torch.autograd.gradcheck(fm.functional.linear_relu, args)
-    assert torch.autograd.gradgradcheck(fm.functional.linear_relu, args)
+def test_derivatives():
+    op_checks.check_derivatives(OP, CASES[3].make(torch.float64))
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+def test_second_derivative_of_float32(backend):
+    op_checks.check_mixed_second_derivative(OP, CASES[3].make(torch.float32), backend)
 
 
 @pytest.mark.parametrize("case", [CASES[3], CASES[1]], ids=str)
-def test_opcheck(case):
-    args = op_checks.leaves(case.make(torch.float32))
-    torch.library.opcheck(torch.ops.fastmodel.linear_relu.default, args)
-    out = fm.functional.linear_relu(*args)
-    backward = (torch.randn_like(out), args[0], args[1], out.detach(), [True, True, True])
-    torch.library.opcheck(torch.ops.fastmodel.linear_relu_backward.default, backward)
+def test_registration(case):
+    def backward_args(args, outs):
+        return (torch.randn_like(outs[0]), args[0], args[1], outs[0], [True, True, True])
+
+    op_checks.check_registration(OP, case.make(torch.float32), backward_args)
 
 
 def test_compiles_as_one_graph():
-    module = fm.nn.LinearReLU(20, 7)
-    x = torch.randn(4, 20)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), module(x))
-    compiled(x).sum().backward()
-    grad = module.weight.grad.clone()
-    module.zero_grad()
-    module(x).sum().backward()
-    torch.testing.assert_close(grad, module.weight.grad)
+    op_checks.check_compiles(fm.nn.LinearReLU(20, 7), torch.randn(4, 20))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(dtype):
-    module = fm.nn.LinearReLU(20, 7)
-    x = torch.randn(4, 20)
-    with torch.autocast("cpu", dtype=dtype):
-        out = module(x)
-        expected = plain(x, module.weight, module.bias)
-    assert out.dtype == expected.dtype == dtype
-    op_checks.assert_close(out, expected, dtype, 20, "autocast")
-    out.float().sum().backward()
-    assert module.weight.grad.dtype == torch.float32
+    args = (torch.randn(4, 20), torch.randn(7, 20) / math.sqrt(20), torch.randn(7))
+    op_checks.check_autocast(OP, args, dtype, depth=20)
 
 
 def test_flops_are_counted():
@@ -125,24 +80,22 @@ def test_flops_are_counted():
     assert counter.get_total_flops() == 2 * 4 * 20 * 7 * 2  # x wants no gradient
 
 
-def test_module_is_a_linear():
+def test_module_is_a_linear(tmp_path):
     linear = nn.Linear(20, 7).eval()
     fused = fm.nn.LinearReLU.from_torch(linear)
     assert isinstance(fused, nn.Linear)
     assert fused.weight is linear.weight and fused.bias is linear.bias and not fused.training
     assert "in_features=20, out_features=7, bias=True" in repr(fused)
-    x = torch.randn(3, 20)
-    for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
-        torch.testing.assert_close(twin(x), torch.relu(linear(x)))
+    op_checks.check_module_twins(fused, lambda x: linear(x).relu(), torch.randn(3, 20), tmp_path)
     assert fm.nn.LinearReLU.from_torch(nn.Linear(3, 2, bias=False)).bias is None
 
 
-def test_state_dict_goes_both_ways(tmp_path):
-    torch.save(nn.Linear(20, 7).state_dict(), tmp_path / "plain.pt")
-    fused = fm.nn.LinearReLU(20, 7)
-    fused.load_state_dict(torch.load(tmp_path / "plain.pt", weights_only=True))
-    torch.save(fused.state_dict(), tmp_path / "fused.pt")
-    nn.Linear(20, 7).load_state_dict(torch.load(tmp_path / "fused.pt", weights_only=True))
+def test_state_dict_goes_both_ways():
+    linear, fused = nn.Linear(20, 7), fm.nn.LinearReLU(20, 7)
+    fused.load_state_dict(linear.state_dict())
+    x = torch.randn(3, 20)
+    torch.testing.assert_close(fused(x), linear(x).relu())
+    nn.Linear(20, 7).load_state_dict(fused.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -160,7 +113,4 @@ def test_state_dict_goes_both_ways(tmp_path):
     ],
 )
 def test_bad_input(args, words):
-    with pytest.raises(fm.errors.InputError) as raised:
-        fm.functional.linear_relu(*args)
-    assert words in str(raised.value)
-    assert str(raised.value).startswith("linear_relu: ") and "\n" not in str(raised.value)
+    op_checks.check_bad_input(OP, args, words)

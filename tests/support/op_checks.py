@@ -1,4 +1,4 @@
-"""What every op is held to: forward and gradient against float64, opcheck, gradcheck.
+"""What every op is held to: forward and gradient against float64, opcheck, gradcheck, compile, autocast.
 
 An `OpUnderTest` names the op's functional face, its reference and its cases; the functions below are the
 checks, called from tests/ops/test_<op>.py.
@@ -6,11 +6,16 @@ checks, called from tests/ops/test_<op>.py.
 
 from __future__ import annotations
 
+import copy
+import itertools
+import pickle
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
+from torch import nn
 
 import fastmodel as fm
 from fastmodel.ops import table
@@ -104,7 +109,11 @@ def check_against_float64(op: OpUnderTest, case: Case, backend: str | None, dtyp
     ReLU's mask and the pool's maximum are taken from the same rounded inputs, so a low-precision forward
     agrees with float64 on which values live except at exact rounding ties, which random inputs avoid: the
     forward here accumulates in float32 and rounds once.
+
+    A named backend that has no kernel of this dtype is skipped.
     """
+    if backend is not None and not serves(op.name, backend, dtype):
+        pytest.skip(f"{backend} has no {dtype} kernel of {op.name}")
     args = leaves(case.make(dtype))
     with fm.use_backend(backend):
         found = run_with_gradients(op.face, args, case.name)
@@ -114,3 +123,157 @@ def check_against_float64(op: OpUnderTest, case: Case, backend: str | None, dtyp
         assert a.shape == b.shape
         assert a.dtype == dtype
         assert_close(a, b, dtype, case.depth, f"{case} {name}")
+
+
+def strided(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values as a view with gaps: every second element of a buffer, dimensions reversed.
+
+    The gaps hold NaN, so that a kernel which reads or assumes neighbours shows.
+    """
+    buffer = torch.full((*reversed(tensor.shape), 2), torch.nan).to(tensor.dtype)
+    view = buffer[..., 0].permute(*reversed(range(tensor.dim())))
+    return view.copy_(tensor)
+
+
+def check_any_strides(op: OpUnderTest, args: tuple, backend: str | None, depth: int) -> None:
+    """The float32 arguments as the caller laid them out, and strided ones, answer as plain float64 does.
+
+    The incoming gradient is strided too. Inputs must be left as they are.
+    """
+    for laid_out in (args, tuple(strided(a) if isinstance(a, torch.Tensor) else a for a in args)):
+        before = [a.clone() if isinstance(a, torch.Tensor) else a for a in laid_out]
+        found = _with_strided_gradient(op.face, leaves(laid_out), backend)
+        for a, b in zip(laid_out, before, strict=True):
+            assert a is b or torch.equal(a, b), "an input was changed"
+        expected = _with_strided_gradient(op.plain, leaves(laid_out, torch.float64), None)
+        for a, b in zip(found, expected, strict=True):
+            assert a.shape == b.shape
+            assert_close(a, b, torch.float32, depth, "strided")
+
+
+def _with_strided_gradient(call, args: tuple, backend: str | None) -> list[torch.Tensor]:
+    with fm.use_backend(backend):
+        out = call(*args)
+        grad = strided(gradient_like(out, "strided"))
+        return [out, *torch.autograd.grad(out, tensors(args), grad)]
+
+
+def check_special_values(op: OpUnderTest, args: tuple, backend: str | None) -> None:
+    """Output and gradients have NaN and infinity exactly where PyTorch's own float32 ops have them."""
+    with fm.use_backend(backend):
+        found = _with_ones(op.face, leaves(args))
+    for a, b in zip(found, _with_ones(op.plain, leaves(args)), strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def _with_ones(call, args: tuple) -> list[torch.Tensor]:
+    out = call(*args)
+    return [out, *torch.autograd.grad(out, tensors(args), torch.ones_like(out))]
+
+
+def check_only_the_gradients_wanted(op: OpUnderTest, args: tuple) -> None:
+    """Whichever of the floating tensors want a gradient, these and no others get it."""
+    count = len(tensors(args))
+    for flags in itertools.product([False, True], repeat=count):
+        if not any(flags):
+            continue
+        ours, theirs = leaves(args), leaves(args)
+        for twin in (ours, theirs):
+            for tensor, flag in zip(tensors(twin), flags, strict=True):
+                tensor.requires_grad_(flag)
+        op.face(*ours).sum().backward()
+        op.plain(*theirs).sum().backward()
+        for a, b in zip(tensors(ours), tensors(theirs), strict=True):
+            assert (a.grad is None) == (b.grad is None), flags
+            if a.grad is not None:
+                torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+
+
+def check_derivatives(op: OpUnderTest, args: tuple) -> None:
+    """First and second derivatives against finite differences; args in float64."""
+    args = leaves(args)
+    assert torch.autograd.gradcheck(op.face, args)
+    assert torch.autograd.gradgradcheck(op.face, args)
+
+
+def check_mixed_second_derivative(op: OpUnderTest, args: tuple, backend: str | None) -> None:
+    """The gradient of a gradient's norm (a gradient penalty) in float32 through native kernels."""
+
+    def penalty(call, args):
+        out = call(*args)
+        first = torch.autograd.grad(
+            out, tensors(args), gradient_like(out, "penalty"), create_graph=True
+        )
+        total = sum(grad.square().sum() for grad in first)
+        return torch.autograd.grad(total, tensors(args))
+
+    with fm.use_backend(backend):
+        found = penalty(op.face, leaves(args))
+    for a, b in zip(found, penalty(op.plain, leaves(args, torch.float64)), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
+
+
+def check_registration(op: OpUnderTest, args: tuple, backward_args: Callable) -> None:
+    """torch.library.opcheck of the forward op and of its backward op.
+
+    Args:
+        args: of the forward op.
+        backward_args: given (args, outputs of the forward op as a tuple), those of the backward op.
+    """
+    ops = torch.ops.fastmodel
+    args = leaves(args)
+    torch.library.opcheck(getattr(ops, op.name).default, args)
+    outs = getattr(ops, op.name)(*args)
+    outs = tuple(o.detach() for o in (outs if isinstance(outs, tuple) else (outs,)))
+    torch.library.opcheck(getattr(ops, f"{op.name}_backward").default, backward_args(args, outs))
+
+
+def check_compiles(module: nn.Module, *inputs: torch.Tensor) -> None:
+    """torch.compile takes the module as one graph; outputs and every gradient agree with eager."""
+    torch._dynamo.reset()
+
+    def run(call):
+        args = leaves(inputs)
+        out = call(*args)
+        wanted = [*tensors(args), *module.parameters()]
+        return [out, *torch.autograd.grad(out, wanted, gradient_like(out, "compiled"))]
+
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for a, b in zip(run(compiled), run(module), strict=True):
+        assert a.stride() == b.stride()
+        torch.testing.assert_close(a, b)
+
+
+def check_autocast(op: OpUnderTest, args: tuple, dtype: torch.dtype, depth: int) -> None:
+    """Under autocast the output's dtype and values are PyTorch's own, gradients keep the leaf's dtype.
+
+    Also with the lead in the region's dtype and the rest in float32, as behind another autocast layer.
+    """
+    for lead in (torch.float32, dtype):
+        mixed = leaves((args[0].to(lead), *args[1:]))
+        with torch.autocast("cpu", dtype=dtype):
+            out, expected = op.face(*mixed), op.plain(*mixed)
+        assert out.dtype == expected.dtype
+        assert_close(out, expected, dtype, depth, f"autocast, {lead} input")
+        out.float().sum().backward()
+        for tensor in tensors(mixed):
+            assert tensor.grad.dtype == tensor.dtype
+
+
+def check_module_twins(fused: nn.Module, plain: Callable, x: torch.Tensor, tmp_path) -> None:
+    """Copies, pickles and a saved state_dict of the fused module compute what `plain` does."""
+    loaded = copy.deepcopy(fused)
+    for tensor in loaded.state_dict().values():
+        tensor.zero_()
+    torch.save(fused.state_dict(), tmp_path / "state.pt")
+    loaded.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused)), loaded):
+        torch.testing.assert_close(twin(x), plain(x))
+
+
+def check_bad_input(op: OpUnderTest, args: tuple, words: str) -> None:
+    """One line that begins with the op's name and holds `words`."""
+    with pytest.raises(fm.errors.InputError) as raised:
+        op.face(*args)
+    assert words in str(raised.value)
+    assert str(raised.value).startswith(f"{op.name}: ") and "\n" not in str(raised.value)
