@@ -1,0 +1,88 @@
+"""Every picture of the report with its heading, caption and SVG in two widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from fastmodel.harness.records import Report
+
+from . import charts, pairs_chart, svg, tables
+
+HALF, WHOLE, NARROW = 500, 1040, 342
+"""Widths in pixels: half of the page, the whole page, a telephone."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One chart drawn for a wide and for a narrow page, or the reason why there is none."""
+
+    heading: str
+    caption: str
+    wide: str
+    narrow: str
+    absent: str
+
+
+def pictures(report: Report) -> dict[str, Picture]:
+    """Name to picture."""
+    no_throughput = tables.absent_reason(report, "throughput_samples_per_s", "no arm was timed")
+    no_epochs = tables.epochs(report).absent
+
+    def picture(
+        name: str,
+        draw: Callable[[Report, int], Figure | None],
+        heading: str,
+        caption: str,
+        absent: str,
+        wide: int = HALF,
+    ) -> Picture:
+        texts = []
+        for variant, width in (("wide", wide), ("narrow", NARROW)):
+            with svg.drawing(f"{name}-{variant}"):
+                drawn = draw(report, width)
+                label = f"{heading}. {caption}"
+                texts.append(svg.to_svg(drawn, f"{name}-{variant}", label) if drawn else "")
+        return Picture(heading, caption, texts[0], texts[1], absent)
+
+    return {
+        "throughput": picture(
+            "throughput",
+            charts.throughput,
+            "Throughput, samples/s",
+            "The marks at the ends are 95 % intervals.",
+            no_throughput,
+        ),
+        "pairs": picture(
+            "pairs",
+            pairs_chart.draw,
+            "Ratio of each pair",
+            "One dot for each pair of windows. Coloured band: 95 % interval of the mean. Grey band:"
+            " the baseline against itself, the noise floor.",
+            tables.pairs(report).absent,
+        ),
+        "loss": picture(
+            "loss",
+            charts.loss,
+            "Loss over training time",
+            "Evaluation time is not counted.",
+            no_epochs,
+        ),
+        "accuracy": picture(
+            "accuracy",
+            charts.accuracy,
+            "Validation accuracy over training time",
+            "Evaluation time is not counted.",
+            no_epochs,
+        ),
+        "steps": picture(
+            "steps",
+            charts.steps,
+            "Where the time of a step goes, ms",
+            "The colours are named in the table.",
+            tables.steps(report).absent,
+            wide=WHOLE,
+        ),
+    }

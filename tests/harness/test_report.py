@@ -1,0 +1,592 @@
+"""The rendered report: values are there, missing ones say why, and no text escapes its markup."""
+
+from __future__ import annotations
+
+import base64
+import html as html_text
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cache
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import jsonschema
+import matplotlib
+import pytest
+
+from fastmodel.harness.records import Report
+from fastmodel.harness.report import format as fmt
+from fastmodel.harness.report import render_html, render_markdown, schema, schema_text
+from fastmodel.harness.report.json_schema import ADAPTER
+from fastmodel.harness.report.markdown import escape
+from fastmodel.harness.report.roles import ordered_arms
+
+from . import sample_report
+
+ROOT = Path(__file__).parents[2]
+VARIANTS = list(sample_report.VARIANTS)
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+SVG_TAGS = {"svg", "g", "path", "defs", "use", "text", "style", "clipPath", "rect"}
+PAGE_TAGS = {"html", "head", "meta", "title", "style", "body", "header", "main", "section", "div"}
+PAGE_TAGS |= {"p", "h1", "h2", "h3", "dl", "dt", "dd", "ol", "li", "figure", "figcaption", "pre"}
+PAGE_TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "sup", "small", "details", "summary"}
+PAGE_TAGS |= {"a", "code", "span", "i"}
+
+
+@cache
+def report(variant: str) -> Report:
+    return sample_report.VARIANTS[variant]()
+
+
+@cache
+def page(variant: str) -> str:
+    return render_html(report(variant))
+
+
+@cache
+def markdown(variant: str) -> str:
+    return render_markdown(report(variant))
+
+
+def plain(text: str) -> str:
+    return " ".join(text.replace("\u2060", "").split())
+
+
+class Page(HTMLParser):
+    """Tags, attributes and tables of a page, as a browser's parser sees them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"unclosed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        if tag == "table":
+            self.rows = self.tables.setdefault(values["class"] or "", [])
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        self.texts.setdefault(tag, []).append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+        for tag in self.open:
+            self.texts[tag][-1] += data
+
+
+@cache
+def parsed(variant: str) -> Page:
+    return Page(page(variant))
+
+
+@cache
+def svgs(variant: str) -> dict[str, ET.Element]:
+    """Name ("pairs-wide") to the parsed element of every picture on the page."""
+    found = re.findall(r"<svg .*?</svg>", page(variant), re.DOTALL)
+    elements = [ET.fromstring(text) for text in found]
+    return {by_id(e, ".*-figure_1")[0].attrib["id"].removesuffix("-figure_1"): e for e in elements}
+
+
+def by_id(element: ET.Element, pattern: str) -> list[ET.Element]:
+    return [e for e in element.iter() if re.fullmatch(pattern, e.attrib.get("id", ""))]
+
+
+def uses(element: ET.Element) -> list[tuple[float, float]]:
+    """Positions of the markers drawn inside `element`."""
+    return [
+        (float(e.attrib["x"]), float(e.attrib["y"]))
+        for e in element.iter()
+        if e.tag.endswith("}use")
+    ]
+
+
+def extent(element: ET.Element) -> tuple[float, float]:
+    """Left and right end of the path inside `element`."""
+    (path,) = [e for e in element.iter() if e.tag.endswith("}path")]
+    xs = [float(x) for x in re.findall(r"[ML] (-?[\d.]+) -?[\d.]+", path.attrib["d"])]
+    return min(xs), max(xs)
+
+
+def markdown_tables(text: str) -> Iterator[list[list[str]]]:
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            lines = [line.strip("|").split(" | ") for line in block.splitlines()]
+            yield [[cell.strip(" |") for cell in line] for line in lines[:1] + lines[2:]]
+
+
+def arms_tables(variant: str) -> dict[str, dict[str, dict[str, str]]]:
+    """The arms table of both renderings: format, then row, then arm, then text."""
+    tables = {
+        "html": [[plain(cell) for cell in row] for row in parsed(variant).tables["arms"]],
+        "markdown": next(
+            table for table in markdown_tables(markdown(variant)) if "Test loss" in str(table)
+        ),
+    }
+    return {
+        kind: {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[1:]}
+        for kind, rows in tables.items()
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+class TestEveryVariant:
+    def test_page_is_small_and_well_nested(self, variant: str) -> None:
+        assert len(page(variant).encode()) < 2_000_000
+        assert page(variant).startswith("<!doctype html>")
+        assert parsed(variant).texts["h1"][0].strip()
+
+    def test_is_deterministic(self, variant: str) -> None:
+        assert render_html(report(variant)) == page(variant)
+        assert render_markdown(report(variant)) == markdown(variant)
+
+    def test_loads_nothing(self, variant: str) -> None:
+        for tag, attributes in parsed(variant).tags:
+            assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}
+            for name, value in attributes.items():
+                assert not name.startswith("on"), (tag, name)
+                assert name not in {"src", "srcset", "action", "poster", "background"}, (tag, name)
+                if name == "href" and tag == "a":
+                    assert (value or "").startswith(
+                        ("https://", "http://", "data:application/json")
+                    )
+                elif name == "href":
+                    assert (value or "").startswith("#")
+                elif name != "title" and name != "aria-label" and name != "xmlns":
+                    assert "http" not in (value or "") or name == "http-equiv", (tag, name, value)
+        for style in parsed(variant).texts["style"]:
+            assert "@import" not in style and "url(" not in style and "http" not in style
+        policy = "default-src 'none'; style-src 'unsafe-inline'"
+        assert ("meta", {"http-equiv": "Content-Security-Policy", "content": policy}) in parsed(
+            variant
+        ).tags
+
+    def test_has_only_our_tags(self, variant: str) -> None:
+        known = PAGE_TAGS | {tag.lower() for tag in SVG_TAGS}
+        assert {tag for tag, _ in parsed(variant).tags} <= known
+
+    def test_pictures_are_themed_xml_with_unique_ids(self, variant: str) -> None:
+        variables = set(re.findall(r"(--[\w-]+):", parsed(variant).texts["style"][0]))
+        for element in svgs(variant).values():
+            assert element.attrib["role"] == "img"
+            assert element.attrib["aria-label"]
+            assert "width" not in element.attrib and "viewBox" in element.attrib
+            own = {e.attrib["id"] for e in element.iter() if "id" in e.attrib}
+            for e in element.iter():
+                assert e.tag.split("}")[1] in SVG_TAGS
+                for value in e.attrib.values():
+                    assert not re.search(r"#[0-9a-fA-F]{3,8}\b", value), value
+                    assert set(re.findall(r"var\((--[\w-]+)\)", value)) <= variables
+                links = e.attrib.get("href", "") + e.attrib.get("clip-path", "")
+                assert set(re.findall(r"#([\w-]+)", links)) <= own
+        ids = re.findall(r'\bid="([^"]+)"', page(variant))
+        assert len(ids) == len(set(ids))
+
+    def test_embedded_json_is_the_report(self, variant: str) -> None:
+        (link,) = [a["href"] for _, a in parsed(variant).tags if "download" in a]
+        decoded = base64.b64decode((link or "").partition("base64,")[2])
+        assert decoded == ADAPTER.dump_json(report(variant))
+        (shown,) = parsed(variant).texts["pre"]
+        assert json.loads(shown) == json.loads(decoded)
+        if variant != "diverged":  # JSON has no NaN
+            assert ADAPTER.validate_json(decoded) == report(variant)
+
+    def test_markdown_tables_keep_their_columns(self, variant: str) -> None:
+        for block in markdown(variant).split("\n\n"):
+            if block.startswith("|"):
+                borders = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+                assert len(borders) == 1, block
+
+    def test_says_whether_it_is_complete(self, variant: str) -> None:
+        for text in (plain(html_text.unescape(page(variant))), plain(markdown(variant))):
+            assert ("This run is incomplete (" in text) != report(variant).complete
+
+    def test_same_sentence_in_both(self, variant: str) -> None:
+        sentence = plain(parsed(variant).texts["h1"][0])
+        bold = re.findall(r"^\*\*(.*)\*\*$", markdown(variant), re.MULTILINE)[-1]
+        assert plain(html_text.unescape(re.sub(r"\\(.)", r"\1", bold))) == sentence
+
+    def test_no_missing_value_is_zero(self, variant: str) -> None:
+        rows_of = {
+            "Throughput, samples/s": "throughput_samples_per_s",
+            "Test accuracy": "test_accuracy",
+            "Test loss": "test_loss",
+            "Training time": "train_time_s",
+            "Peak memory": "peak_memory_bytes",
+            "Energy": "energy_j",
+            "Cost per epoch": "cost_usd_per_epoch",
+            "Cost of the training run": "cost_usd_total",
+        }
+        arms = ordered_arms(report(variant))
+        for kind, table in arms_tables(variant).items():
+            for row, field in rows_of.items():
+                for arm, text in zip(arms, table[row].values(), strict=True):
+                    is_missing = getattr(arm, field) is None
+                    assert text.startswith("n/a") == is_missing, (kind, row, arm.name)
+                    if is_missing:
+                        reason = fmt.clean(arm.missing.get(field, "no reason was recorded"))
+                        number = re.sub(r"\D", "", text)
+                        if kind == "markdown":
+                            assert f"- [{number}] {escape(reason)}\n" in markdown(variant)
+                        else:
+                            notes = parsed(variant).texts["ol"][0].strip().split("\n")
+                            assert plain(notes[int(number) - 1]) == reason
+
+
+def test_arms_table_holds_the_record() -> None:
+    fast, base = report("full").arms["fastmodel"], report("full").arms["eager-fused"]
+    for kind, table in arms_tables("full").items():
+        assert list(table["Test loss"]) == ["fastmodel", "eager-fused", "channels-last", "eager"]
+        for arm in (fast, base):
+            rate = arm.throughput_samples_per_s
+            assert rate is not None and arm.test_accuracy is not None
+            assert arm.cost_usd_per_epoch is not None and arm.peak_memory_bytes is not None
+            low, high = rate.ci95
+            cells = {row: texts[arm.name] for row, texts in table.items()}
+            shown = re.sub(r"[()]", "", cells["Throughput, samples/s"])
+            assert shown == f"{rate.estimate:,.0f} {low:,.0f}\u2013{high:,.0f}", kind
+            assert cells["Epochs trained"] == str(len(arm.epochs))
+            accuracy = arm.epochs[-1].validation_accuracy
+            assert cells["Validation accuracy"] == f"{accuracy * 100:.2f} %"
+            assert cells["Test accuracy"] == f"{arm.test_accuracy * 100:.2f} %"
+            assert cells["Test loss"] == f"{arm.test_loss:.4f}"
+            assert cells["Peak memory"] == f"{arm.peak_memory_bytes / 2**20:.0f} MiB"
+            assert cells["Cost per epoch"] == f"${arm.cost_usd_per_epoch:.6f}"
+        assert table["Training time to 98 %"]["fastmodel"] == "7.82 s"
+        assert table["Training time to 98 %"]["eager-fused"] == "25.1 s"
+        assert re.sub(r"[()]", "", table["Ratio to the best PyTorch arm"]["fastmodel"]) == (
+            "3.21\u00d7 3.15\u20133.28"
+        )
+        assert table["Ratio to the best PyTorch arm"]["eager-fused"] == "1 (reference)"
+        assert (
+            table["Ratio to the best PyTorch arm"]["eager"] == "0.84\u00d7"
+        )  # not "1 (reference)"
+    for text in (plain(" ".join(parsed("full").texts["ol"])), markdown("full")):
+        assert "not reached in 2 epochs" in text
+        assert sample_report.NO_POWER_COUNTER in text
+
+
+def test_nothing_is_a_reference_before_it_was_timed() -> None:
+    for table in arms_tables("incomplete_after_gate").values():
+        assert all(
+            text.startswith("n/a") for text in table["Ratio to the best PyTorch arm"].values()
+        )
+
+
+@pytest.mark.parametrize("variant", ["full", "gate_failed", "missing_values"])
+def test_other_tables_hold_the_record(variant: str) -> None:
+    made = report(variant)
+    rendered = [
+        {
+            name: [[plain(c) for c in row] for row in rows]
+            for name, rows in parsed(variant).tables.items()
+        },
+        {row[0]: row for table in markdown_tables(markdown(variant)) for row in table},
+    ]
+    if made.gate is not None:
+        for index, check in enumerate(made.gate.checks, start=1):
+            expected = [check.name, f"{check.error:.1e}", f"{check.baseline_error:.1e}"]
+            expected += [f"{check.bound:.1e}", "passed" if check.passed else "FAILED"]
+            assert rendered[0]["gate"][index] == expected
+            assert rendered[1][check.name] == expected
+    for index, swap in enumerate(made.swaps, start=1):
+        expected = [swap.site, swap.pattern, swap.replacement or "left as it was", swap.reason]
+        assert rendered[0]["swaps"][index] == expected
+        assert rendered[1][swap.site] == expected
+    flat = [
+        {row[0]: row[1] for name in ("environment", "method") for row in rendered[0][name]},
+        {name: row[1] for name, row in rendered[1].items()},
+    ]
+    for cells in flat:
+        assert cells["PyTorch"] == made.environment.torch_version
+        assert cells["Threads used"] == str(made.environment.threads)
+        assert cells["Parameters"] == f"{made.workload.parameters:,}"
+        assert cells["Pairs"] == str(made.method.pairs)
+        assert cells["Command"] == " ".join(made.command)
+        assert cells["Backend cuda"] == made.environment.backends["cuda"]
+        assert cells["Commit"].startswith(made.environment.commit or "n/a")
+        if made.cost_rate is None:
+            assert cells["Rate"].startswith("n/a")
+        else:
+            assert f"${made.cost_rate.rate_usd_per_h:.4f}" in cells["Rate"]
+            assert cells["Source of the rate"] == made.cost_rate.source
+
+
+def test_epochs_and_pairs_hold_the_record() -> None:
+    made = report("long_run")
+    assert made.speedup is not None
+    tables = parsed("long_run").tables
+    assert [plain(row[1]) for row in tables["pairs"][1:]] == [
+        f"{ratio:.2f}\u00d7" for ratio in made.speedup.ratios
+    ]
+    expected = [
+        [name, str(e.epoch), f"{e.train_loss:.4f}", f"{e.validation_loss:.4f}"]
+        for name in ("fastmodel", "eager-fused")
+        for e in made.arms[name].epochs
+    ]
+    assert [[row[i] for i in (0, 1, 3, 4)] for row in tables["epochs"][1:]] == expected
+
+
+SENTENCES = {
+    "full": (
+        "fastmodel trained mnist-cnn 3.21\u00d7 as fast as PyTorch's best arm (eager-fused;"
+        " 95 % interval 3.15\u20133.28), at the same test accuracy (98.92 % against 98.84 %)."
+    ),
+    "loss": (
+        "fastmodel trained mnist-cnn slower than PyTorch's best arm: 0.87\u00d7 the"
+        " throughput of eager-fused (95 % interval 0.85\u20130.89), at lower test accuracy"
+        " (97.13 % against 98.84 %)."
+    ),
+    "tie": (
+        "fastmodel was neither faster nor slower than PyTorch's best arm (eager-fused)"
+        " on mnist-cnn, as far as this run can tell: the ratio of 1.009\u00d7 has a 95 %"
+        " interval 0.971\u20131.049, which contains 1, at the same test accuracy (98.92 %"
+        " against 98.84 %)."
+    ),
+    "within_noise": (
+        "fastmodel trained mnist-cnn 1.021\u00d7 as fast as PyTorch's best arm (eager-fused;"
+        " 95 % interval 1.004\u20131.039), a difference no larger than the noise of this"
+        " machine (baseline against itself: 0.970\u20131.031), at the same test accuracy"
+        " (98.92 % against 98.84 %)."
+    ),
+    "incomplete_after_gate": (
+        "The numbers of both arms agreed, but no speed was compared on mnist-cnn"
+        " (interrupted before this was measured)."
+    ),
+    "gate_failed": (
+        "fastmodel's numbers were wrong on mnist-cnn: 1 of 10 checks were out of"
+        " bounds, so no speed is claimed."
+    ),
+    "single_arm": (
+        "The numbers of both arms agreed, but no speed was compared on mnist-cnn (only"
+        " one arm was run)."
+    ),
+    "missing_values": (
+        "fastmodel trained mnist-cnn 3.21\u00d7 as fast as PyTorch's best arm (eager-fused;"
+        " 95 % interval 3.15\u20133.28); their test accuracies cannot be compared (reason for"
+        " test_accuracy)."
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", SENTENCES)
+def test_sentence(variant: str) -> None:
+    assert plain(parsed(variant).texts["h1"][0]) == SENTENCES[variant]
+
+
+def test_same_accuracy_depends_on_the_size_of_the_test_set() -> None:
+    full = report("full")
+    large = replace(full, workload=replace(full.workload, test_samples=1_000_000))
+    assert "at higher test accuracy (98.92 % against 98.84 %)" in render_markdown(large)
+
+
+@pytest.mark.parametrize("width", ["wide", "narrow"])
+@pytest.mark.parametrize("variant", ["full", "loss", "tie", "long_run"])
+def test_pairs_picture_has_a_dot_a_pair_at_its_ratio(variant: str, width: str) -> None:
+    speedup = report(variant).speedup
+    assert speedup is not None
+    chart = svgs(variant)[f"pairs-{width}"]
+    dots = []
+    for index in range(speedup.pairs):
+        (mark,) = by_id(chart, rf"pairs-{width}-pair-{index}")
+        dots += uses(mark)
+    assert len(dots) == speedup.pairs == len(by_id(chart, r".*-pair-\d+"))
+    assert [x for x, _ in dots] == sorted({x for x, _ in dots})
+    # SVG's y grows downwards: one linear map takes every ratio to its dot.
+    (low, y_low), (high, y_high) = (
+        (pick(speedup.ratios), edge)
+        for pick, edge in ((min, max(y for _, y in dots)), (max, min(y for _, y in dots)))
+    )
+    for ratio, (_, y) in zip(speedup.ratios, dots, strict=True):
+        assert y == pytest.approx(y_low + (ratio - low) / (high - low) * (y_high - y_low), abs=0.01)
+    for part in ("interval", "noise-floor", "estimate", "one"):
+        assert len(by_id(chart, rf"pairs-{width}-{part}")) == 1, part
+
+
+@pytest.mark.parametrize("width", ["wide", "narrow"])
+def test_throughput_picture_has_a_bar_an_arm_in_proportion(width: str) -> None:
+    arms = report("full").arms
+    chart = svgs("full")[f"throughput-{width}"]
+    names = ["fastmodel", "eager-fused", "channels-last", "eager"]
+    assert len(by_id(chart, r".*-arm-\d+")) == len(names) == len(by_id(chart, r".*-interval-\d+"))
+    scales = []
+    for index, name in enumerate(names):
+        rate = arms[name].throughput_samples_per_s
+        assert rate is not None
+        left, right = extent(by_id(chart, rf".*-arm-{index}")[0])
+        scales.append((right - left) / rate.estimate)
+        ends = [x for x, _ in uses(by_id(chart, rf".*-interval-{index}")[0])]
+        assert ends == pytest.approx([left + scales[0] * end for end in rate.ci95], abs=0.01)
+    assert scales == pytest.approx([scales[0]] * len(names), rel=1e-4)
+    texts = ["".join(e.itertext()) for e in chart.iter() if e.tag.endswith("}text")]
+    assert texts == [text for name in names for text in (name, _rate(arms[name]))]
+
+
+def _rate(arm: sample_report.Arm) -> str:
+    assert arm.throughput_samples_per_s is not None
+    return f"{arm.throughput_samples_per_s.estimate:,.0f}"
+
+
+@pytest.mark.parametrize("variant", ["full", "single_arm", "long_run"])
+def test_curves_have_a_marker_an_epoch(variant: str) -> None:
+    trained = [arm for arm in report(variant).arms.values() if arm.epochs]
+    for chart, series in (
+        ("loss-wide", ["training", "validation"]),
+        ("accuracy-narrow", ["validation"]),
+    ):
+        for name in series:
+            for index, arm in enumerate(trained):
+                (line,) = by_id(svgs(variant)[chart], rf"{chart}-{name}-{index}")
+                xs = [x for x, _ in uses(line)]
+                ys = [y for _, y in uses(line)]
+                assert len(xs) == len(arm.epochs)
+                assert xs == sorted(xs)
+                # Loss falls and accuracy rises in every sample.
+                assert ys == sorted(ys, reverse=chart.startswith("accuracy"))
+
+
+def test_curves_leave_out_what_is_not_finite() -> None:
+    (line,) = by_id(svgs("diverged")["loss-wide"], "loss-wide-training-0")
+    assert len(uses(line)) == 1
+    assert "not a number" in markdown("diverged") and "infinite" in markdown("diverged")
+
+
+@pytest.mark.parametrize("width", ["wide", "narrow"])
+def test_step_picture_stacks_every_part(width: str) -> None:
+    chart = svgs("full")[f"steps-{width}"]
+    scales = []
+    for index, name in enumerate(("fastmodel", "eager-fused")):
+        parts = report("full").arms[name].step_parts
+        drawn = by_id(chart, rf"steps-{width}-part-{index}-\d+")
+        assert len(drawn) == len(parts)
+        ends = [extent(part) for part in drawn]
+        for (_, right), (left, _) in pairwise(ends):
+            assert left == pytest.approx(right, abs=0.01)
+        lengths = sorted(right - left for left, right in ends)
+        times = sorted(part.time_s for part in parts)
+        scales += [length / time for length, time in zip(lengths, times, strict=True)]
+    assert scales == pytest.approx([scales[0]] * len(scales), rel=0.01)
+    swatches = [a["class"] for tag, a in parsed("full").tags if tag == "i"]
+    assert len(swatches) == len(parsed("full").tables["steps"]) - 2  # head and sum
+
+
+def test_absent_pictures_say_why() -> None:
+    assert svgs("incomplete_after_gate") == {}
+    assert page("incomplete_after_gate").count("No picture: interrupted before") == 5
+    assert set(svgs("no_epochs")) == {
+        f"{name}-{width}"
+        for name in ("throughput", "pairs", "steps")
+        for width in ("wide", "narrow")
+    }
+    assert page("no_epochs").count("No picture: no epoch was asked for.") == 2
+
+
+def test_hostile_text_stays_text() -> None:
+    shown = fmt.clean(sample_report.HOSTILE)
+    assert "<script" not in page("hostile").lower()
+    assert "<script" not in markdown("hostile").lower()
+    assert "\x0b" not in page("hostile") + markdown("hostile")
+    rows = parsed("hostile").tables["arms"]
+    assert plain(rows[0][1]) == plain(f"{shown}0")
+    assert parsed("hostile").texts["title"][0].startswith(shown)
+    hrefs = [a["href"] or "" for tag, a in parsed("hostile").tags if tag == "a"]
+    assert all(href.startswith("data:application/json;base64,") for href in hrefs)
+    literal = [e for e in svgs("hostile")["throughput-wide"].iter() if e.tag.endswith("}text")]
+    assert (literal[0].text or "").startswith("</script><script>alert(")
+
+
+def test_users_matplotlib_settings_neither_matter_nor_change() -> None:
+    with matplotlib.rc_context({"svg.fonttype": "path", "font.size": 30, "text.usetex": True}):
+        before = dict(matplotlib.rcParams)
+        assert render_html(report("full")) == page("full")
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_large_json_is_not_printed_on_the_page() -> None:
+    full = report("full")
+    large = render_html(replace(full, windows=full.windows * 200))
+    assert "<pre>" not in large
+    assert len(large.encode()) < 2_000_000
+    assert large.count("base64,") == 1
+
+
+def test_committed_schema_is_the_records() -> None:
+    committed = (ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8")
+    assert committed == schema_text(), (
+        "write docs/report.schema.json again: python -c 'from fastmodel.harness.report import"
+        ' schema_text; print(schema_text(), end="")\' > docs/report.schema.json'
+    )
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "diverged"])
+def test_schema_accepts_every_report(variant: str) -> None:
+    committed = json.loads((ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(committed)
+    jsonschema.validate(json.loads(ADAPTER.dump_json(report(variant))), committed)
+
+
+@pytest.mark.parametrize(
+    "path", ["schema_version", "complete", "arms.fastmodel.energy_j", "speedup.ci95"]
+)
+def test_schema_requires_every_key(path: str) -> None:
+    record = json.loads(json.dumps(asdict(report("full"))))
+    *parents, last = path.split(".")
+    inner = record
+    for key in parents:
+        inner = inner[key]
+    del inner[last]
+    with pytest.raises(jsonschema.ValidationError, match=last):
+        jsonschema.validate(record, schema())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (fmt.ratio(3.2134), "3.21\u00d7"),
+        (fmt.ratio(0.9996), "1.000\u00d7"),
+        (fmt.ratio(12.345), "12.3\u00d7"),
+        (fmt.throughput(13904.4), "13,904"),
+        (fmt.throughput(4.3271), "4.327"),
+        (fmt.percent(0.98925), "98.92 %"),
+        (fmt.target("0.995"), "99.5 %"),
+        (fmt.target("top-5"), "top-5"),
+        (fmt.seconds(0), "0 s"),
+        (fmt.seconds(0.0000042), "4.20 us"),
+        (fmt.seconds(0.0121), "12.1 ms"),
+        (fmt.seconds(59.99), "60.0 s"),
+        (fmt.seconds(3600), "60.0 min"),
+        (fmt.seconds(36000), "10.0 h"),
+        (fmt.size(1023), "1,023 B"),
+        (fmt.size(8_326_742_016), "7.75 GiB"),
+        (fmt.energy(152.0), "152 J"),
+        (fmt.energy(15200.0), "15.2 kJ"),
+        (fmt.usd(0.0001032), "$0.000103"),
+        (fmt.usd(0), "$0"),
+        (fmt.loss(float("nan")), "not a number"),
+        (fmt.seconds(float("-inf")), "minus infinite"),
+        (fmt.clean("a\x00b\n c\u202e"), "ab c"),
+        (fmt.shorten("x" * 30, 10), "xxxxxxxxx\u2026"),
+    ],
+)
+def test_format(text: str, expected: str) -> None:
+    assert text == expected
