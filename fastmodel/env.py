@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import os
+import platform
+import socket
+from pathlib import Path
 from types import ModuleType
 
+import psutil
 import torch
 
 from fastmodel.errors import BuildError
@@ -51,3 +57,47 @@ def cpu_capability() -> str | None:
     """The build of the CPU kernels in use: "plain", "avx2" or "avx512"; None without the extension."""
     module, _ = _load_native()
     return None if module is None else module.cpu_capability()
+
+
+def cpu_model() -> str | None:
+    """The CPU's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or None)
+
+
+def cpu_count() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Physical memory of the machine."""
+    return psutil.virtual_memory().total
+
+
+def gpus() -> list[str]:
+    """Names of the CUDA devices that PyTorch sees."""
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def os_name() -> str:
+    """System and release, "Linux 6.1.0 x86_64" for instance."""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
+def python_version() -> str:
+    """The interpreter's version."""
+    return platform.python_version()
+
+
+def hostname_hash() -> str:
+    """12 hex digits that tell machines apart without naming them."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]

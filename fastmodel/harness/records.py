@@ -56,7 +56,8 @@ class Method:
 
     order: str
     pairs: int
-    steps_per_window: int
+    steps_per_window: int | None
+    """None until the first windows are about to be timed."""
     warmup_steps: int
     bootstrap_resamples: int
 

@@ -1,9 +1,9 @@
 """Geometric means and their 95 % intervals.
 
 Times of one arm multiply (a slow neighbour makes everything, say, 5 % slower), so ratios are
-averaged by their geometric mean. The interval is the percentile bootstrap over the samples: resample
-them with replacement, take the mean each time, and cut 2.5 % off both ends. The seed is fixed, so
-the same samples always give the same interval.
+averaged by their geometric mean. The interval is the percentile bootstrap over the samples:
+resample them with replacement, take the mean each time, and cut 2.5 % off both ends. The seed is
+fixed, so the same samples always give the same interval.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """

@@ -99,12 +99,10 @@ def read_idx(directory: Path, name: str) -> np.ndarray:
         )
     try:
         content = decompressed(path.read_bytes())
+    except _BAD_GZIP as error:
+        raise DataError(f"{path} is not whole ({error}); delete it and retry") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); check its permissions") from error
-    except (EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a whole gzip file ({error}); delete it and retry"
-        ) from error
     if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise DataError(f"{path} is not the original {name}: wrong SHA-256; delete it and retry")
     return parse_idx(content)

@@ -1,0 +1,141 @@
+"""Results as tables for a terminal. Reads records, measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.markup import escape
+from rich.table import Table
+
+import fastmodel as fm
+from fastmodel.harness.compare import Comparisons
+from fastmodel.harness.records import Arm, Interval, Report
+
+_NONE = "-"
+
+
+def bench_table(report: Report) -> Table:
+    """Arms against throughput, ratio, accuracy, time and money."""
+    table = Table(title=_title(report), caption=_caption(report), caption_justify="left")
+    table.add_column("arm", no_wrap=True)
+    for heading in (
+        "samples/s [95 %]",
+        "vs best",
+        "val acc",
+        "test acc",
+        "s/epoch",
+        "USD/epoch",
+        "peak MiB",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm in report.arms.values():
+        table.add_row(*_arm_cells(arm, report), style="bold" if arm.is_optimized else None)
+    return table
+
+
+def comparison_table(comparisons: Comparisons) -> Table:
+    """One row a figure."""
+    table = Table(caption=escape("\n".join(comparisons.warnings)) or None, caption_justify="left")
+    for heading in ("figure", "old [95 %]", "new [95 %]", "new / old", "verdict"):
+        table.add_column(heading)
+    for row in comparisons.rows:
+        ratio = _NONE if row.ratio is None else f"{row.ratio:.3f}"
+        digits = 2 if row.name == "speedup" else 0
+        table.add_row(
+            row.name, _interval(row.old, digits), _interval(row.new, digits), ratio, row.verdict
+        )
+    return table
+
+
+def kernel_table(rows: Iterable[Mapping[str, object]]) -> Table:
+    """The kernel table with each row's state."""
+    table = Table()
+    for heading in ("op", "pass", "backend", "state"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        state = "available" if row["available"] else f"no: {row['reason']}"
+        table.add_row(*(escape(str(row[key])) for key in ("op", "pass", "backend")), escape(state))
+    return table
+
+
+def kernel_rows() -> list[dict[str, object]]:
+    """`fm.kernels()` as plain data."""
+    return [
+        {
+            "op": row.op,
+            "pass": row.pass_,
+            "backend": row.backend,
+            "available": row.available,
+            "reason": row.reason,
+        }
+        for row in fm.kernels()
+    ]
+
+
+def doctor_table(facts: Mapping[str, object]) -> Table:
+    """The facts of `doctor`, one a row; nested ones are indented."""
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            for inner, text in value.items():
+                table.add_row(f"{name}: {inner}", escape(str(text)))
+        elif isinstance(value, list):
+            table.add_row(name, escape(", ".join(map(str, value))) or "none")
+        else:
+            table.add_row(name, _NONE if value is None else escape(str(value)))
+    return table
+
+
+def _arm_cells(arm: Arm, report: Report) -> list[str]:
+    epochs = arm.epochs
+    accuracy = f"{epochs[-1].validation_accuracy:.2%}" if epochs else _NONE
+    seconds = sum(e.train_time_s for e in epochs) / len(epochs) if epochs else None
+    cost, memory = arm.cost_usd_per_epoch, arm.peak_memory_bytes
+    return [
+        escape(arm.name),
+        _interval(arm.throughput_samples_per_s, 0),
+        _ratio(arm, report),
+        accuracy,
+        _NONE if arm.test_accuracy is None else f"{arm.test_accuracy:.2%}",
+        _NONE if seconds is None else f"{seconds:.1f}",
+        _NONE if cost is None else f"{cost:.2e}",
+        _NONE if memory is None else f"{memory / 2**20:.0f}",
+    ]
+
+
+def _ratio(arm: Arm, report: Report) -> str:
+    """The paired ratio of the optimized arm, 1 for its baseline; the other arms were not paired."""
+    if report.speedup is None:
+        return _NONE
+    if arm.name == report.speedup.baseline:
+        return "1.00"
+    if arm.name == report.speedup.optimized:
+        return _interval(Interval(report.speedup.estimate, report.speedup.ci95), 2)
+    return _NONE
+
+
+def _interval(interval: Interval | None, digits: int) -> str:
+    if interval is None:
+        return _NONE
+    low, high = interval.ci95
+    return f"{interval.estimate:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]"
+
+
+def _title(report: Report) -> str:
+    env = report.environment
+    return escape(f"{report.workload.name} on {env.cpu_model}, {env.threads} threads")
+
+
+def _caption(report: Report) -> str | None:
+    lines = []
+    if report.speedup is not None:
+        low, high = report.speedup.noise_floor
+        lines.append(f"A/A noise floor [{low:.3f}, {high:.3f}] over {report.speedup.pairs} pairs")
+    if report.cost_rate is not None:
+        rate = report.cost_rate
+        lines.append(f"{rate.rate_usd_per_h:g} USD/h, {rate.name}")
+    if not report.complete:
+        lines.append(f"INCOMPLETE: {report.incomplete_reason}")
+    return escape("\n".join(lines)) or None

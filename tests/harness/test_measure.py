@@ -1,0 +1,99 @@
+"""Windows, throughput, the choice of the baseline and the speed-up, from made-up times."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastmodel.harness import measure
+from fastmodel.harness.measure import AGAIN, Runner, Timing
+from fastmodel.harness.records import Window
+from fastmodel.harness.workloads import default_arms
+from fastmodel.timing import geometric_mean
+
+
+def window(arm: str, pair: int, time_s: float, phase: str = "paired") -> Window:
+    return Window(arm, pair, 0, steps=10, samples=100, time_s=time_s, phase=phase)
+
+
+@pytest.fixture
+def measured() -> list[Window]:
+    """`fused` is the best baseline; in the paired phase it runs slower than it did when chosen."""
+    windows = []
+    for pair, drift in enumerate([1.0, 1.2, 0.9, 1.1]):
+        windows += [
+            window("eager", pair, 1.5 * drift, "calibration"),
+            window("fused", pair, 0.8 * drift, "calibration"),
+            window("fused", pair, 1.0 * drift),
+            window("fastmodel", pair, 0.25 * drift * (1 + pair / 100)),
+            window("fused", pair, 1.0 * drift, "noise"),
+            window("fused" + AGAIN, pair, 1.01 * drift, "noise"),
+        ]
+    return windows
+
+
+def test_the_best_baseline_is_chosen_in_the_calibration_alone(measured):
+    assert measure.best_baseline(measured) == "fused"
+    assert measure.best_baseline([window("fastmodel", 0, 0.1), *measured]) == "fused"
+
+
+def test_speedup_is_the_geometric_mean_of_the_paired_ratios(measured):
+    result = measure.speedup(measured, "fused", "fastmodel")
+    assert result.ratios == pytest.approx([4 / 1.00, 4 / 1.01, 4 / 1.02, 4 / 1.03])
+    assert result.estimate == pytest.approx(geometric_mean(result.ratios))
+    assert result.ci95[0] <= result.estimate <= result.ci95[1]
+    assert result.pairs == 4
+    assert result.noise_floor == pytest.approx((1 / 1.01, 1 / 1.01))
+
+
+def test_throughputs_of_the_pair_divide_to_the_speedup(measured):
+    fused = measure.throughput(measured, "fused")
+    fast = measure.throughput(measured, "fastmodel")
+    ratio = fast.estimate / fused.estimate
+    assert ratio == pytest.approx(measure.speedup(measured, "fused", "fastmodel").estimate)
+
+
+def test_throughput_leaves_out_the_windows_an_arm_was_chosen_by(measured):
+    assert measure.throughput(measured, "fused").estimate < 100
+    assert measure.throughput(measured, "eager").estimate == pytest.approx(
+        geometric_mean([100 / (1.5 * drift) for drift in (1.0, 1.2, 0.9, 1.1)])
+    )
+    assert measure.throughput(measured, "absent") is None
+
+
+def test_windows_are_interleaved_steps_of_the_arms(blobs, options, stand_ins):
+    arms = default_arms(blobs)
+    runners = {arm.name: Runner(arm, blobs, options) for arm in arms[:2]}
+    counts = dict.fromkeys(runners, 0)
+    for name, runner in runners.items():
+        step = runner.loop.step
+
+        def counted(inputs, targets, name=name, step=step):
+            counts[name] += 1
+            return step(inputs, targets)
+
+        runner.loop.step = counted
+    found = list(measure.windows(runners, "paired", 2, 3, options))
+    assert [w.arm for w in found] == ["eager", "eager-fused", "eager-fused", "eager"]
+    assert counts == {"eager": 6, "eager-fused": 6}
+    assert all((w.steps, w.samples, w.phase) == (3, 24, "paired") for w in found)
+    assert all(w.time_s > 0 for w in found)
+
+
+def test_arms_meet_the_same_batches(blobs, options, stand_ins):
+    seen: dict[str, list] = {}
+    for arm in default_arms(blobs):
+        runner = Runner(arm, blobs, options)
+        taken = seen.setdefault(arm.name, [])
+        runner.loop.step = lambda inputs, targets, taken=taken: taken.append(targets.tolist())
+        runner.run(12)
+    assert len(seen) == 4
+    assert all(batches == seen["eager"] for batches in seen.values())
+
+
+@pytest.mark.parametrize(("step_time_s", "steps"), [(0.01, 75), (5.0, 1)])
+def test_a_window_holds_as_many_steps_as_fit(step_time_s, steps):
+    class Fixed:
+        def time_of(self, steps):
+            return steps * step_time_s
+
+    assert measure.steps_per_window(Fixed(), Timing(window_time_s=0.75)) == steps
