@@ -100,6 +100,7 @@ def _windows(pairs: int) -> list[Window]:
             steps=_STEPS,
             samples=_STEPS * _BATCH,
             time_s=_STEPS * _BATCH / rates[arm] * draw.lognormvariate(0, 0.015),
+            phase="paired",
         )
         for pair in range(pairs)
         for position, arm in enumerate(order[pair % 2])
@@ -148,8 +149,16 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
         peak_memory_bytes=655_261_696,
         step_parts=_parts(_BASELINE_PARTS),
     )
+    # One arm's energy was read, so that both cases are shown.
     others = [
-        _arm("eager", "eager, torch.optim.Adam()", 3655.0, peak_memory_bytes=655_900_672),
+        _arm(
+            "eager",
+            "eager, torch.optim.Adam()",
+            3655.0,
+            peak_memory_bytes=655_900_672,
+            energy_j=152.04,
+            energy_source="RAPL package-0",
+        ),
         _arm(
             "channels-last",
             "eager in channels_last, fused Adam",
@@ -280,10 +289,11 @@ def incomplete_after_gate() -> Report:
 
 
 def gate_failed() -> Report:
-    """One gradient is out of bound, so nothing was timed."""
+    """One gradient is out of bound and one is not finite, so nothing was timed."""
     report = incomplete_after_gate()
     checks = _gate_checks()
     checks[3] = replace(checks[3], error=0.37, passed=False)
+    checks[4] = replace(checks[4], error=None, passed=False)
     return replace(
         report, gate=Gate(False, checks), incomplete_reason="the correctness gate failed"
     )
@@ -393,11 +403,11 @@ def no_epochs() -> Report:
 
 
 def diverged() -> Report:
-    """A training run whose loss became NaN."""
+    """A training run whose loss became infinite, so that the record leaves it out."""
     report = full(epochs=4)
     arm = report.arms["fastmodel"]
     broken = [
-        replace(e, train_loss=float("nan"), validation_loss=float("inf"), validation_accuracy=0.098)
+        replace(e, train_loss=None, validation_loss=None, validation_accuracy=0.098)
         for e in arm.epochs[1:]
     ]
     fast = replace(arm, epochs=[*arm.epochs[:1], *broken], test_accuracy=0.098)

@@ -24,8 +24,8 @@ from .roles import ordered_arms, role
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """Marker shapes tell the arms apart where colours cannot."""
 
-Series = tuple[str, Callable[[Epoch], float], Literal["-", "--"]]
-"""Name, value of an epoch, line style."""
+Series = tuple[str, Callable[[Epoch], float | None], Literal["-", "--"]]
+"""Name, value of an epoch (None where it was not finite), line style."""
 
 
 def throughput(report: Report, width: int) -> Figure | None:
@@ -165,10 +165,11 @@ def _over_time(report: Report, width: int, series: list[Series]) -> Figure | Non
             "markersize": 8,
         }
         for name, value, line in series:
-            finite = [epoch for epoch in arm.epochs if math.isfinite(value(epoch))]
+            points = [(e.elapsed_train_time_s / divisor, value(e)) for e in arm.epochs]
+            finite = [(x, y) for x, y in points if y is not None and math.isfinite(y)]
             axes.plot(
-                [epoch.elapsed_train_time_s / divisor for epoch in finite],
-                [value(epoch) for epoch in finite],
+                [x for x, _ in finite],
+                [y for _, y in finite],
                 linestyle=line,
                 linewidth=2,
                 gid=f"{name}-{number}",
@@ -211,5 +212,5 @@ def _bar(
     bar.set_gid(gid)
 
 
-def _finite(values: Iterable[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]

@@ -19,6 +19,7 @@ SHOWN_JSON_BYTES = 256 * 1024
 """Above this the JSON can be downloaded from the page, but is not printed on it as well."""
 
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|s|ms|us|min|h|J|kJ|B|KiB|MiB|GiB)\b|%)")
+_BREAK = re.compile(r"(?<=[(._/])(?=\w)")
 _RANGE = re.compile(rf"(?<=\d){fmt.TO}(?=\d)")
 
 
@@ -39,6 +40,7 @@ def render_html(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["prose"] = prose
+    environment.filters["breakable"] = breakable
     environment.filters["svg"] = Markup  # made by svg.py, which serialises an XML tree
     css = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
     compact = ADAPTER.dump_json(report)
@@ -58,3 +60,8 @@ def render_html(report: Report) -> str:
 def prose(text: str) -> str:
     """`text` with numbers tied to their units, and ranges in one piece."""
     return _RANGE.sub(f"\u2060{fmt.TO}\u2060", _UNIT.sub("\u00a0", text))
+
+
+def breakable(text: str) -> Markup:
+    """`text`, escaped, with places to break a line after the punctuation of code."""
+    return Markup("<wbr>").join(_BREAK.split(text))

@@ -11,7 +11,7 @@ from fastmodel.harness.records import Report
 
 from . import charts, pairs_chart, svg, tables
 
-HALF, WHOLE, NARROW = 500, 1040, 342
+HALF, WHOLE, NARROW = 500, 860, 342
 """Widths in pixels: half of the page, the whole page, a telephone."""
 
 

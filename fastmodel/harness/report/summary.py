@@ -174,7 +174,7 @@ def figures(report: Report) -> list[Figure]:
     add("Test accuracy", lambda arm: _show(arm.test_accuracy, fmt.percent))
     first = min(arm.time_to_accuracy_s, default="")
     add(
-        f"Training time to {fmt.target(first)} accuracy",
+        f"Training time to {fmt.target(first)}",
         lambda arm: _show(arm.time_to_accuracy_s.get(first), fmt.seconds),
     )
     add("Peak memory", lambda arm: _show(arm.peak_memory_bytes, fmt.size))

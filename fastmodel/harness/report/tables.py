@@ -60,6 +60,11 @@ def text(value: str) -> Cell:
     return Cell(fmt.clean(value))
 
 
+def _finite_or_missing(value: float | None, show: Callable[[float], str]) -> Cell:
+    """A number that its record leaves out where it was infinite or not a number."""
+    return missing("not finite") if value is None else Cell(show(value))
+
+
 def arms(report: Report) -> Table:
     """Every arm's figures, one arm a column, the optimized arm first."""
     shown = ordered_arms(report)
@@ -85,7 +90,7 @@ def arms(report: Report) -> Table:
     rows += [
         value("Training time", "train_time_s", fmt.seconds),
         value("Peak memory", "peak_memory_bytes", fmt.size),
-        value("Energy", "energy_j", fmt.energy),
+        row("Energy", _energy),
         value("Cost per epoch", "cost_usd_per_epoch", fmt.usd),
         value("Cost of the training run", "cost_usd_total", fmt.usd),
     ]
@@ -121,6 +126,12 @@ def _throughput(arm: Arm) -> Cell:
         return missing(why(arm.missing, "throughput_samples_per_s"))
     low, high = map(fmt.throughput, interval.ci95)
     return Cell(fmt.throughput(interval.estimate), f"{low}{fmt.TO}{high}")
+
+
+def _energy(arm: Arm) -> Cell:
+    if arm.energy_j is None:
+        return missing(why(arm.missing, "energy_j"))
+    return Cell(fmt.energy(arm.energy_j), fmt.clean(arm.energy_source or ""))
 
 
 def _ratio(report: Report, arm: Arm) -> Cell:
@@ -231,8 +242,8 @@ def epochs(report: Report) -> Table:
             text(arm.name),
             Cell(fmt.count(epoch.epoch)),
             Cell(fmt.seconds(epoch.elapsed_train_time_s)),
-            Cell(fmt.loss(epoch.train_loss)),
-            Cell(fmt.loss(epoch.validation_loss)),
+            _finite_or_missing(epoch.train_loss, fmt.loss),
+            _finite_or_missing(epoch.validation_loss, fmt.loss),
             Cell(fmt.percent(epoch.validation_accuracy)),
             Cell(f"{epoch.learning_rate:g}"),
         ]
@@ -267,14 +278,17 @@ def pairs(report: Report) -> Table:
 def gate(report: Report) -> Table:
     """The correctness gate, one tensor a row."""
     columns = ["Tensor", "Error", "Error of the baseline", "Bound", "Result"]
-    remarks = ["Errors are against float64, from the same weights and the same batch."]
+    remarks = [
+        "An error is the largest difference from float64, from the same weights and batch, over the"
+        " reference's largest value."
+    ]
     checks = report.gate.checks if report.gate is not None else []
     rows = [
         [
             text(check.name),
-            Cell(fmt.error(check.error)),
-            Cell(fmt.error(check.baseline_error)),
-            Cell(fmt.error(check.bound)),
+            _finite_or_missing(check.error, fmt.error),
+            _finite_or_missing(check.baseline_error, fmt.error),
+            _finite_or_missing(check.bound, fmt.error),
             Cell("passed" if check.passed else "FAILED"),
         ]
         for check in checks
