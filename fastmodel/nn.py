@@ -1,5 +1,7 @@
 """Drop-in modules: each is a subclass of the PyTorch module it stands for."""
 
+from fastmodel.ops.conv_relu import ConvReLU2d
+from fastmodel.ops.conv_relu_maxpool import ConvReLUMaxPool2d
 from fastmodel.ops.linear_relu import LinearReLU
 
-__all__ = ["LinearReLU"]
+__all__ = ["ConvReLU2d", "ConvReLUMaxPool2d", "LinearReLU"]

@@ -75,6 +75,27 @@ FASTMODEL_INLINE void store_first(T* p, Vec v, int n) {
   for (int i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// The first n bytes as integers; the others read as 0.
+FASTMODEL_INLINE IVec load_bytes(const uint8_t* p, int n) {
+  ByteVec bytes = {};
+  if (n >= kLanes) {
+    std::memcpy(&bytes, p, sizeof(bytes));
+  } else {
+    for (int i = 0; i < n; ++i) bytes[i] = p[i];
+  }
+  return __builtin_convertvector(bytes, IVec);
+}
+
+// The first n integers as bytes.
+FASTMODEL_INLINE void store_bytes(uint8_t* p, IVec v, int n) {
+  const ByteVec bytes = __builtin_convertvector(v, ByteVec);
+  if (n >= kLanes) {
+    std::memcpy(p, &bytes, sizeof(bytes));
+  } else {
+    for (int i = 0; i < n; ++i) p[i] = bytes[i];
+  }
+}
+
 #if defined(__AVX512F__)
 template <>
 FASTMODEL_INLINE Vec load_first<float>(const float* p, int n) {

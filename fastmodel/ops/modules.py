@@ -14,3 +14,19 @@ def adopt(module: M, source: nn.Module) -> M:
     for name, parameter in source._parameters.items():
         module.register_parameter(name, parameter)
     return module.train(source.training)
+
+
+def conv2d_arguments(source: nn.Conv2d) -> dict:
+    """The constructor's arguments that make a twin of `source` on the meta device."""
+    return {
+        "in_channels": source.in_channels,
+        "out_channels": source.out_channels,
+        "kernel_size": source.kernel_size,
+        "stride": source.stride,
+        "padding": source.padding,
+        "dilation": source.dilation,
+        "groups": source.groups,
+        "bias": source.bias is not None,
+        "padding_mode": source.padding_mode,
+        "device": "meta",
+    }

@@ -91,6 +91,14 @@ def _reference(op: str, pass_: str) -> Row:
 
 
 ROWS: tuple[Row, ...] = (
+    _native("conv_relu", "forward", "native_kernel:forward_condition"),
+    _reference("conv_relu", "forward"),
+    _native("conv_relu", "backward", "native_kernel:backward_condition"),
+    _reference("conv_relu", "backward"),
+    _native("conv_relu_maxpool", "forward", "native_kernel:forward_condition"),
+    _reference("conv_relu_maxpool", "forward"),
+    _native("conv_relu_maxpool", "backward", "native_kernel:backward_condition"),
+    _reference("conv_relu_maxpool", "backward"),
     _native("linear_relu", "forward"),
     _reference("linear_relu", "forward"),
     _native("linear_relu", "backward"),

@@ -1,0 +1,365 @@
+// Gradients of a convolution from the few output pixels that carry one.
+//
+// Behind a ReLU and a max-pool at most one pixel of a window has a gradient, so the sums run over
+// lists of live (pixel, gradient) pairs instead of over all pixels:
+//   grad_weight[k][patch] += g * x[pixel + patch]     one list per output channel, filter in
+//   registers grad_x[pixel + patch] += g * weight[k][patch]     one list per pixel, patch in
+//   registers
+// A masked gradient contributes nothing, also where x is infinite (a dense product makes NaN of 0 *
+// inf).
+//
+// FLOPs: 2 * live * C * R * S for each gradient that is wanted. One FMA per load from L1 or L2.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "common/conv_image.h"
+#include "common/threads.h"
+
+namespace fastmodel::FASTMODEL_CAPABILITY {
+namespace {
+
+struct LivePair {
+  int32_t offset;  // of the pixel's patch in the image, or of the filter in the packed weight
+  float grad;
+};
+
+// A tile of up to kRuns runs x kVecs vectors of a patch: its accumulators fill the register file.
+#if defined(__AVX512F__)
+constexpr int kTileVecs = 6, kHalfTileVecs = 3;
+constexpr int kTapTile = 9, kTapVecs = 2;
+#else
+constexpr int kTileVecs = 4, kHalfTileVecs = 2;
+constexpr int kTapTile = 9, kTapVecs = 1;
+#endif
+constexpr int kTileRuns = 3;
+
+// acc[r][v] += sum over pairs of grad * source[offset + run r + v vectors]; `to` takes the sums.
+template <int kRuns, int kVecs>
+void live_tile(const LivePair* pairs, int64_t count, const float* source, const int64_t* source_run,
+               float* to, const int64_t* to_run, int lanes) {
+  Vec acc[kRuns][kVecs] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const Vec g = broadcast(pairs[i].grad);
+    const float* from = source + pairs[i].offset;
+    for (int r = 0; r < kRuns; ++r) {
+      for (int v = 0; v + 1 < kVecs; ++v) acc[r][v] += g * load(from + source_run[r] + v * kLanes);
+      acc[r][kVecs - 1] += g * load_first(from + source_run[r] + (kVecs - 1) * kLanes, lanes);
+    }
+  }
+  for (int r = 0; r < kRuns; ++r) {
+    for (int v = 0; v + 1 < kVecs; ++v) {
+      float* p = to + to_run[r] + v * kLanes;
+      store(p, load(p) + acc[r][v]);
+    }
+    float* p = to + to_run[r] + (kVecs - 1) * kLanes;
+    store_first(p, load_first(p, lanes) + acc[r][kVecs - 1], lanes);
+  }
+}
+
+template <int kRuns>
+void live_runs(const LivePair* pairs, int64_t count, const float* source, const int64_t* source_run,
+               float* to, const int64_t* to_run, int64_t length) {
+  int64_t e = 0;
+  for (; e + kTileVecs * kLanes <= length; e += kTileVecs * kLanes) {
+    live_tile<kRuns, kTileVecs>(pairs, count, source + e, source_run, to + e, to_run, kLanes);
+  }
+  for (; e + kHalfTileVecs * kLanes <= length; e += kHalfTileVecs * kLanes) {
+    live_tile<kRuns, kHalfTileVecs>(pairs, count, source + e, source_run, to + e, to_run, kLanes);
+  }
+  for (; e < length; e += kLanes) {
+    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, length - e));
+    live_tile<kRuns, 1>(pairs, count, source + e, source_run, to + e, to_run, lanes);
+  }
+}
+
+// The whole patch, tile by tile. Runs lie at source_run in the source and at to_run in the target.
+inline void live_patch(const LivePair* pairs, int64_t count, const float* source,
+                       const int64_t* source_run, float* to, const int64_t* to_run,
+                       const Runs& runs) {
+  if (count == 0) return;
+  int64_t r = 0;
+  for (; r + kTileRuns <= runs.count; r += kTileRuns) {
+    live_runs<kTileRuns>(pairs, count, source, source_run + r, to, to_run + r, runs.length);
+  }
+  for (; r < runs.count; ++r) {
+    live_runs<1>(pairs, count, source, source_run + r, to, to_run + r, runs.length);
+  }
+}
+
+// What one thread needs to add up gradients, image after image. A pooled pixel's slot is the pixel
+// of its window that the gradient goes to, or shape.window() for none.
+class LiveGradients {
+ public:
+  LiveGradients(const ConvShape& shape, const float* packed_weight, float* grad_weight,
+                float* grad_bias)
+      : shape_(shape),
+        runs_(filter_runs(shape)),
+        packed_weight_(packed_weight),
+        grad_weight_(grad_weight),
+        grad_bias_(grad_bias),
+        by_taps_(grad_weight != nullptr && runs_.length < kLanes / 2) {
+    for (int64_t r = 0; r < runs_.count; ++r) packed_run_.push_back(r * runs_.length);
+    for (int64_t j = 0; j < shape.window(); ++j) {
+      window_offset_.push_back(pixel_offset(shape, j / shape.pool_s, j % shape.pool_s));
+    }
+    window_offset_.push_back(0);  // of a dead window, whose pair is never read
+    const int64_t row_pairs = std::max<int64_t>(1, shape.k * shape.pq);
+    band_rows_ = std::min(shape.pp, std::max<int64_t>(1, kBandPairs / row_pairs));
+    channel_pairs_.resize(band_rows_ * row_pairs);
+    channel_count_.resize(shape.k);
+    pixel_pairs_.resize((shape.window() + 1) * shape.k);
+    pixel_count_.resize(shape.window() + 1);
+    if (by_taps_) {
+      for (const int64_t offset : runs_.offset) {
+        for (int64_t e = 0; e < runs_.length; ++e) tap_offset_.push_back(offset + e);
+      }
+    }
+  }
+
+  // Adds the gradients of one image. grad and slot are its (PP, PQ, K) planes; grad_x is the zeroed
+  // padded image, or null.
+  template <typename T>
+  void add(const float* image, const T* grad, const uint8_t* slot, float* grad_x) {
+    for (int64_t row = 0; row < shape_.pp; row += band_rows_) {
+      const int64_t end = std::min(shape_.pp, row + band_rows_);
+      const bool wants_lists = grad_weight_ != nullptr && !by_taps_;
+      if (wants_lists || grad_x != nullptr) {
+        add_lists(row, end, wants_lists, grad, slot, image, grad_x);
+      }
+      if (by_taps_) add_taps(row, end, grad, slot, image);
+    }
+    if (grad_bias_ != nullptr) add_bias(grad, slot);
+  }
+
+ private:
+  // Pairs of one band of rows: 128 KiB, to stay in L2 beside the images and the filters.
+  static constexpr int64_t kBandPairs = 16384;
+
+  template <typename T>
+  void add_lists(int64_t row, int64_t end, bool wants_weight, const T* grad, const uint8_t* slot,
+                 const float* image, float* grad_x) {
+    const int64_t k_count = shape_.k, capacity = band_rows_ * shape_.pq, patch = shape_.patch();
+    std::fill(channel_count_.begin(), channel_count_.end(), 0);
+    for (int64_t p = row; p < end; ++p) {
+      for (int64_t q = 0; q < shape_.pq; ++q) {
+        const int64_t pixel = p * shape_.pq + q;
+        const T* g = grad + pixel * k_count;
+        const uint8_t* s = slot + pixel * k_count;
+        const int64_t base =
+            pixel_offset(shape_, p * shape_.pool_stride_h, q * shape_.pool_stride_w);
+        if (wants_weight) list_by_channel(g, s, base, capacity);
+        if (grad_x == nullptr) continue;
+        list_by_pixel(g, s, patch);
+        for (int64_t j = 0; j < shape_.window(); ++j) {
+          live_patch(&pixel_pairs_[j * k_count], pixel_count_[j], packed_weight_,
+                     packed_run_.data(), grad_x + base + window_offset_[j], runs_.offset.data(),
+                     runs_);
+        }
+      }
+    }
+    if (!wants_weight) return;
+    for (int64_t k = 0; k < k_count; ++k) {
+      live_patch(&channel_pairs_[k * capacity], channel_count_[k], image, runs_.offset.data(),
+                 grad_weight_ + k * patch, packed_run_.data(), runs_);
+    }
+  }
+
+  // Appends without a branch: a dead pair is overwritten by the next one.
+  template <typename T>
+  void list_by_channel(const T* g, const uint8_t* s, int64_t base, int64_t capacity) {
+    const uint8_t dead = static_cast<uint8_t>(shape_.window());
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      const int32_t count = channel_count_[k];
+      channel_pairs_[k * capacity + count] = {static_cast<int32_t>(base + window_offset_[s[k]]),
+                                              to_float(g[k])};
+      channel_count_[k] = count + (s[k] != dead);
+    }
+  }
+
+  template <typename T>
+  void list_by_pixel(const T* g, const uint8_t* s, int64_t patch) {
+    std::fill(pixel_count_.begin(), pixel_count_.end(), 0);
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      const int64_t j = s[k];
+      pixel_pairs_[j * shape_.k + pixel_count_[j]++] = {static_cast<int32_t>(k * patch),
+                                                        to_float(g[k])};
+    }
+  }
+
+  // First layers: a run is shorter than a vector, so vectors go over output channels instead, and
+  // every window pixel is visited with its gradient masked.
+  template <typename T>
+  void add_taps(int64_t row, int64_t end, const T* grad, const uint8_t* slot, const float* image) {
+    const int64_t taps = static_cast<int64_t>(tap_offset_.size());
+    constexpr int64_t kBlock = kTapVecs * kLanes;
+    for (int64_t k = 0; k < shape_.k; k += kBlock) {
+      int64_t t = 0;
+      for (; t + kTapTile <= taps; t += kTapTile) {
+        tap_tile<kTapTile>(row, end, k, t, grad, slot, image);
+      }
+      for (; t + 3 <= taps; t += 3) tap_tile<3>(row, end, k, t, grad, slot, image);
+      for (; t < taps; ++t) tap_tile<1>(row, end, k, t, grad, slot, image);
+    }
+  }
+
+  template <int kTaps, typename T>
+  void tap_tile(int64_t row, int64_t end, int64_t k, int64_t t, const T* grad, const uint8_t* slot,
+                const float* image) {
+    Vec acc[kTaps][kTapVecs] = {};
+    const int64_t* tap = &tap_offset_[t];
+    int lanes[kTapVecs];
+    for (int v = 0; v < kTapVecs; ++v) {
+      lanes[v] = static_cast<int>(
+          std::max<int64_t>(0, std::min<int64_t>(kLanes, shape_.k - k - v * kLanes)));
+    }
+    for (int64_t p = row; p < end; ++p) {
+      for (int64_t q = 0; q < shape_.pq; ++q) {
+        const int64_t at = (p * shape_.pq + q) * shape_.k + k;
+        const float* base =
+            image + pixel_offset(shape_, p * shape_.pool_stride_h, q * shape_.pool_stride_w);
+        Vec g[kTapVecs];
+        IVec s[kTapVecs];
+        for (int v = 0; v < kTapVecs; ++v) {
+          g[v] = load_first(grad + at + v * kLanes, lanes[v]);
+          s[v] = load_bytes(slot + at + v * kLanes, lanes[v]);
+        }
+        for (int64_t j = 0; j < shape_.window(); ++j) {
+          const float* x = base + window_offset_[j];
+          Vec live[kTapVecs];
+          for (int v = 0; v < kTapVecs; ++v) {
+            live[v] = s[v] == static_cast<int32_t>(j) ? g[v] : Vec{};
+          }
+          for (int i = 0; i < kTaps; ++i) {
+            const Vec xv = broadcast(x[tap[i]]);
+            for (int v = 0; v < kTapVecs; ++v) acc[i][v] += xv * live[v];
+          }
+        }
+      }
+    }
+    for (int i = 0; i < kTaps; ++i) {
+      for (int v = 0; v < kTapVecs; ++v) {
+        for (int lane = 0; lane < lanes[v]; ++lane) {
+          grad_weight_[(k + v * kLanes + lane) * shape_.patch() + t + i] += acc[i][v][lane];
+        }
+      }
+    }
+  }
+
+  template <typename T>
+  void add_bias(const T* grad, const uint8_t* slot) {
+    const int32_t dead = static_cast<int32_t>(shape_.window());
+    const int64_t pixels = shape_.pp * shape_.pq;
+    for (int64_t k = 0; k < shape_.k; k += kLanes) {
+      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, shape_.k - k));
+      Vec total = {};
+      for (int64_t i = 0; i < pixels; ++i) {
+        const IVec s = load_bytes(slot + i * shape_.k + k, lanes);
+        total += s == dead ? Vec{} : load_first(grad + i * shape_.k + k, lanes);
+      }
+      store_first(grad_bias_ + k, load_first(grad_bias_ + k, lanes) + total, lanes);
+    }
+  }
+
+  ConvShape shape_;
+  Runs runs_;
+  const float* packed_weight_;  // [K][run][element]
+  float* grad_weight_;          // likewise, this thread's own; null if not wanted
+  float* grad_bias_;            // [K], this thread's own; null if not wanted
+  bool by_taps_;
+  int64_t band_rows_;
+  std::vector<int64_t> packed_run_, window_offset_, tap_offset_;
+  std::vector<LivePair> channel_pairs_, pixel_pairs_;
+  std::vector<int32_t> channel_count_, pixel_count_;
+};
+
+// What the caller of backward wants and gets; null for each gradient that is not wanted.
+template <typename T>
+struct ConvGradients {
+  T* grad_x;
+  Strides grad_x_stride;
+  T* grad_weight;
+  Strides grad_weight_stride;
+  T* grad_bias;
+};
+
+// Filters as [K][run][element], the order of a patch in the image.
+template <typename T>
+std::unique_ptr<float[]> pack_patches(const T* weight, const Strides& stride,
+                                      const ConvShape& shape, int threads) {
+  std::unique_ptr<float[]> packed(new float[shape.k * shape.patch()]);
+  parallel_for(shape.k, threads, [&](int64_t begin, int64_t end, int) {
+    float* to = packed.get() + begin * shape.patch();
+    for (int64_t k = begin; k < end; ++k) {
+      for (int64_t r = 0; r < shape.r; ++r) {
+        for (int64_t s = 0; s < shape.s; ++s) {
+          const T* from = weight + k * stride.d0 + r * stride.d2 + s * stride.d3;
+          for (int64_t c = 0; c < shape.c; ++c) *to++ = to_float(from[c * stride.d1]);
+        }
+      }
+    }
+  });
+  return packed;
+}
+
+// All gradients of the batch. add_image(n, image, grad_x, gradients) adds those of image n.
+// Each thread sums its share of the images; the sums are added in thread order.
+template <typename T, typename AddImage>
+void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
+                    const Strides& weight_stride, const ConvShape& shape,
+                    const ConvGradients<T>& wanted, int threads, const AddImage& add_image) {
+  const int64_t filters = shape.k * shape.patch();
+  const int shares = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, shape.n)));
+  std::unique_ptr<float[]> packed;
+  if (wanted.grad_x != nullptr) packed = pack_patches(weight, weight_stride, shape, threads);
+
+  const ImageReader<T> reader(x, x_stride, shape);
+  const ImageWriter<T> writer(wanted.grad_x, wanted.grad_x_stride, shape);
+  const int64_t sums = (wanted.grad_weight != nullptr ? filters : 0) + shape.k;
+  const int64_t own_floats = sums + reader.scratch_floats() + writer.scratch_floats();
+  const std::unique_ptr<float[]> scratch(new float[own_floats * shares]);
+  std::vector<LiveGradients> gradients;
+  for (int i = 0; i < shares; ++i) {
+    float* own = scratch.get() + i * own_floats;
+    std::fill(own, own + sums, 0.0f);
+    gradients.emplace_back(shape, packed.get(),
+                           wanted.grad_weight != nullptr ? own + shape.k : nullptr,
+                           wanted.grad_bias != nullptr ? own : nullptr);
+  }
+  parallel_for(shape.n, shares, [&](int64_t begin, int64_t end, int thread) {
+    float* own_x = scratch.get() + thread * own_floats + sums;
+    float* own_grad_x = own_x + reader.scratch_floats();
+    for (int64_t n = begin; n < end; ++n) {
+      const float* image = reader.read(n, 0, shape.padded_h(), own_x);
+      float* grad_x = writer.is_wanted() ? writer.begin(n, own_grad_x) : nullptr;
+      add_image(n, image, grad_x, &gradients[thread]);
+      if (grad_x != nullptr) writer.finish(n, grad_x);
+    }
+  });
+
+  const auto total = [&](int64_t at) {
+    float sum = 0.0f;
+    for (int i = 0; i < shares; ++i) sum += scratch[i * own_floats + at];
+    return sum;
+  };
+  if (wanted.grad_bias != nullptr) {
+    for (int64_t k = 0; k < shape.k; ++k) from_float(total(k), wanted.grad_bias + k);
+  }
+  if (wanted.grad_weight == nullptr) return;
+  const Strides& stride = wanted.grad_weight_stride;
+  parallel_for(shape.k, threads, [&](int64_t begin, int64_t end, int) {
+    int64_t at = shape.k + begin * shape.patch();
+    for (int64_t k = begin; k < end; ++k) {
+      for (int64_t r = 0; r < shape.r; ++r) {
+        for (int64_t s = 0; s < shape.s; ++s) {
+          T* to = wanted.grad_weight + k * stride.d0 + r * stride.d2 + s * stride.d3;
+          for (int64_t c = 0; c < shape.c; ++c) from_float(total(at++), to + c * stride.d1);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace fastmodel::FASTMODEL_CAPABILITY

@@ -1,0 +1,45 @@
+// conv_relu: out = relu(conv(x, weight) + bias).
+//
+// out and its gradient have channels innermost, (N, P, Q, K); x, weight and their gradients any
+// strides. In the shape, the pool is 1 x 1.
+#pragma once
+
+#include "common/capability.h"
+#include "common/conv_shape.h"
+#include "common/dtypes.h"
+
+namespace fastmodel {
+
+struct ConvReluForward {
+  ConvShape shape;
+  const void* x;
+  Strides x_stride;
+  const void* weight;
+  Strides weight_stride;
+  const void* bias;  // or null
+  void* out;
+  DType dtype;
+  int threads;
+};
+
+struct ConvReluBackward {
+  ConvShape shape;
+  const void* grad;  // as out
+  const void* out;
+  const void* x;
+  Strides x_stride;
+  const void* weight;
+  Strides weight_stride;
+  void* grad_x;  // null for each gradient that is not wanted
+  Strides grad_x_stride;
+  void* grad_weight;
+  Strides grad_weight_stride;
+  void* grad_bias;
+  DType dtype;
+  int threads;
+};
+
+FASTMODEL_CPU_KERNEL(conv_relu_forward_cpu, ConvReluForward)
+FASTMODEL_CPU_KERNEL(conv_relu_backward_cpu, ConvReluBackward)
+
+}  // namespace fastmodel

@@ -1,0 +1,132 @@
+// conv_relu_maxpool on the CPU: the convolution's output never leaves the registers.
+//
+// Forward keeps the pixels of a pool window x a block of output channels in accumulators, takes the
+// maximum and its position there, and writes one value and one byte per window: pixels that no
+// window covers are not computed. Backward sums over live pairs (common/conv_backward.h).
+//
+// FLOPs forward: 2 * N * PP * PQ * window * K * C * R * S. Bytes: x once, weight once, out and a
+// quarter of it again for the bytes; arithmetic intensity is far above the ridge, so the FMA ports
+// are the floor.
+#include <cmath>
+
+#include "common/conv_backward.h"
+#include "common/conv_forward.h"
+#include "conv_relu_maxpool/conv_relu_maxpool.h"
+
+namespace fastmodel::FASTMODEL_CAPABILITY {
+namespace {
+
+// The window's maximum so far and where it was seen.
+template <int kVecs>
+struct WindowMax {
+  Vec value[kVecs];
+  IVec position[kVecs] = {};
+
+  FASTMODEL_INLINE WindowMax() {
+    for (int v = 0; v < kVecs; ++v) value[v] = broadcast(-INFINITY);
+  }
+
+  template <int kPixels>
+  FASTMODEL_INLINE void take(const Vec (&acc)[kPixels][kVecs], int64_t first) {
+    for (int v = 0; v < kVecs; ++v) {
+      for (int i = 0; i < kPixels; ++i) {
+        const IVec here = IVec{} + static_cast<int32_t>(first + i);
+        const IVec is_new = (acc[i][v] > value[v]) | (acc[i][v] != acc[i][v]);
+        value[v] = is_new ? acc[i][v] : value[v];
+        position[v] = is_new ? here : position[v];
+      }
+    }
+  }
+};
+
+template <int kVecs, typename T>
+void forward(const ConvReluMaxpoolForward& a) {
+  const ConvShape& shape = a.shape;
+  const PackedFilters filters =
+      pack_filters(static_cast<const T*>(a.weight), a.weight_stride, static_cast<const T*>(a.bias),
+                   shape, kVecs, a.threads);
+  const Runs runs = filter_runs(shape);
+  const int64_t window = shape.window();
+  std::vector<int64_t> offset;
+  for (int64_t j = 0; j < window; ++j) {
+    offset.push_back(pixel_offset(shape, j / shape.pool_s, j % shape.pool_s));
+  }
+  const int64_t step = shape.pool_stride_h * shape.stride_h;
+  const int64_t span = (shape.pool_r - 1) * shape.stride_h + (shape.r - 1) * shape.dilation_h + 1;
+  const int32_t dead = static_cast<int32_t>(window);
+
+  const auto row = [&](const float* image, int64_t n, int64_t pp) {
+    for (int64_t block = 0; block < filters.blocks; ++block) {
+      const float* weight = filters.weight.get() + block * shape.patch() * filters.block;
+      const float* bias = filters.bias.get() + block * filters.block;
+      const int64_t first = block * filters.block;
+      for (int64_t pq = 0; pq < shape.pq; ++pq) {
+        const float* base =
+            image + pixel_offset(shape, pp * shape.pool_stride_h, pq * shape.pool_stride_w);
+        WindowMax<kVecs> best;
+        int64_t j = 0;
+        for (; j + 4 <= window; j += 4) {
+          Vec acc[4][kVecs];
+          conv_tile<4, kVecs>(
+              {base + offset[j], base + offset[j + 1], base + offset[j + 2], base + offset[j + 3]},
+              runs, weight, bias, acc);
+          best.take(acc, j);
+        }
+        for (; j < window; ++j) {
+          Vec acc[1][kVecs];
+          conv_tile<1, kVecs>({base + offset[j]}, runs, weight, bias, acc);
+          best.take(acc, j);
+        }
+        const int64_t at = ((n * shape.pp + pp) * shape.pq + pq) * shape.k + first;
+        for (int v = 0; v < kVecs; ++v) {
+          const int lanes =
+              static_cast<int>(std::min<int64_t>(kLanes, shape.k - first - v * kLanes));
+          if (lanes <= 0) break;
+          const IVec is_dead = best.value[v] <= 0.0f;
+          store_first(static_cast<T*>(a.out) + at + v * kLanes, relu(best.value[v]), lanes);
+          store_bytes(a.argmax + at + v * kLanes, is_dead ? IVec{} + dead : best.position[v],
+                      lanes);
+        }
+      }
+    }
+  };
+  for_each_row(static_cast<const T*>(a.x), a.x_stride, shape, shape.pp, step, span, a.threads, row);
+}
+
+template <typename T>
+void forward_of(const ConvReluMaxpoolForward& a) {
+  switch (filter_vectors(a.shape.k)) {
+    case 1:
+      return forward<1, T>(a);
+    case 2:
+      return forward<2, T>(a);
+    default:
+      return forward<kMostVecs, T>(a);
+  }
+}
+
+template <typename T>
+void backward(const ConvReluMaxpoolBackward& a) {
+  const int64_t plane = a.shape.pp * a.shape.pq * a.shape.k;
+  const ConvGradients<T> wanted{static_cast<T*>(a.grad_x), a.grad_x_stride,
+                                static_cast<T*>(a.grad_weight), a.grad_weight_stride,
+                                static_cast<T*>(a.grad_bias)};
+  conv_gradients(static_cast<const T*>(a.x), a.x_stride, static_cast<const T*>(a.weight),
+                 a.weight_stride, a.shape, wanted, a.threads,
+                 [&](int64_t n, const float* image, float* grad_x, LiveGradients* gradients) {
+                   gradients->add(image, static_cast<const T*>(a.grad) + n * plane,
+                                  a.argmax + n * plane, grad_x);
+                 });
+}
+
+}  // namespace
+
+void conv_relu_maxpool_forward_cpu(const ConvReluMaxpoolForward& args) {
+  args.dtype == DType::kFloat32 ? forward_of<float>(args) : forward_of<BFloat16>(args);
+}
+
+void conv_relu_maxpool_backward_cpu(const ConvReluMaxpoolBackward& args) {
+  args.dtype == DType::kFloat32 ? backward<float>(args) : backward<BFloat16>(args);
+}
+
+}  // namespace fastmodel::FASTMODEL_CAPABILITY

@@ -1,0 +1,190 @@
+"""Geometry that the convolution ops share: output sizes, argument forms, checks, memory formats."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastmodel.errors import InputError
+from fastmodel.ops import checks
+
+Pair = tuple[int, int]
+
+
+def pair(op: str, name: str, value, least: int) -> Pair:
+    """An int or a pair of ints as a pair, each at least `least`.
+
+    Raises:
+        InputError: it is neither, or too small.
+    """
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) == 1:
+        values *= 2
+    if len(values) != 2 or not all(isinstance(v, int) and v >= least for v in values):
+        raise InputError(f"{op}: {name} must be one or two integers >= {least}, it is {value!r}")
+    return values
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Pixels along one axis of a convolution's or pool's output (floor mode)."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def resolve_padding(
+    op: str, x: Tensor, weight: Tensor, stride: Pair, padding, dilation: Pair
+) -> tuple[Tensor, Pair]:
+    """Padding as a symmetric pair; x comes padded where 'same' asks for an uneven border.
+
+    Raises:
+        InputError: the word is unknown, or 'same' meets a stride.
+    """
+    if not isinstance(padding, str):
+        return x, pair(op, "padding", padding, 0)
+    if padding == "valid":
+        return x, (0, 0)
+    if padding != "same":
+        raise InputError(f"{op}: padding must be integers, 'same' or 'valid', it is {padding!r}")
+    if stride != (1, 1):
+        raise InputError(f"{op}: padding='same' needs stride 1, it is {stride}")
+    total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    extra_h, extra_w = total[0] % 2, total[1] % 2
+    if extra_h or extra_w:
+        x = F.pad(x, (0, extra_w, 0, extra_h))
+    return x, (total[0] // 2, total[1] // 2)
+
+
+def check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
+    """Shapes, dtypes and devices fit together; x is (N, C, H, W).
+
+    Raises:
+        InputError: they do not.
+    """
+    if weight.dim() != 4:
+        raise InputError(
+            f"{op}: weight must have shape (K, C / groups, R, S), it has {tuple(weight.shape)}"
+        )
+    channels = weight.shape[1] * groups
+    if groups < 1 or weight.shape[0] % groups:
+        raise InputError(
+            f"{op}: groups must divide weight's {weight.shape[0]} output channels, it is {groups}"
+        )
+    if x.dim() != 4 or x.shape[1] != channels:
+        got = f"has {x.shape[1]}" if x.dim() == 4 else f"has shape {tuple(x.shape)}"
+        raise InputError(
+            f"{op}: weight expects {channels} input channels, x {got}; "
+            f"pass x of shape (N, {channels}, H, W)"
+        )
+    checks.floating(op, "x", x)
+    checks.bias_shape(op, bias, weight.shape[0])
+    checks.same_device_and_dtype(op, "x", x, weight=weight, bias=bias)
+
+
+def check_output(op: str, what: str, size: Pair, of: tuple[int, ...]) -> None:
+    """The output has at least one pixel.
+
+    Raises:
+        InputError: the kernel does not fit.
+    """
+    if size[0] < 1 or size[1] < 1:
+        raise InputError(
+            f"{op}: {what} would be {size[0]} x {size[1]} for x of shape {tuple(of)}; "
+            "pass larger images or a smaller kernel"
+        )
+
+
+def conv_output_size(x: Tensor, weight: Tensor, stride, padding, dilation) -> tuple[int, int]:
+    """(P, Q) of a convolution."""
+    return (
+        output_size(x.shape[2], weight.shape[2], stride[0], padding[0], dilation[0]),
+        output_size(x.shape[3], weight.shape[3], stride[1], padding[1], dilation[1]),
+    )
+
+
+def memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
+    """The format of a convolution's output: channels_last if either operand has it, as in PyTorch."""
+    is_last = any(
+        t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
+        for t in (x, weight)
+    )
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
+@functools.lru_cache(maxsize=1024)
+def native_sizes(
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    pool_kernel: Pair = (1, 1),
+    pool_stride: Pair = (1, 1),
+) -> tuple[int, ...]:
+    """The sizes as csrc/common/conv_shape.h reads them."""
+    n, c, h, w = x_shape
+    k, _, r, s = weight_shape
+    p = output_size(h, r, stride[0], padding[0], dilation[0])
+    q = output_size(w, s, stride[1], padding[1], dilation[1])
+    pp = output_size(p, pool_kernel[0], pool_stride[0], 0, 1)
+    pq = output_size(q, pool_kernel[1], pool_stride[1], 0, 1)
+    return (
+        *(n, c, h, w, k, r, s),
+        *stride,
+        *padding,
+        *dilation,
+        *(p, q),
+        *pool_kernel,
+        *pool_stride,
+        *(pp, pq),
+    )
+
+
+def native_condition(x: Tensor, weight: Tensor, padding: Pair, groups: int) -> str | None:
+    """Why the native convolutions do not take these tensors, or None if they do."""
+    if groups != 1:
+        return "groups"
+    h, w = x.shape[2] + 2 * padding[0], x.shape[3] + 2 * padding[1]
+    if x.shape[1] * h * w >= 2**31 or weight.numel() >= 2**31:
+        return "an image or the weight has 2^31 elements or more"
+    return None
+
+
+def flops(x_shape, weight_shape, p: int, q: int) -> int:
+    """Multiply-adds of a convolution, counted as two each."""
+    k, c, r, s = weight_shape
+    return 2 * x_shape[0] * p * q * k * c * r * s
+
+
+def dense_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, stride, padding, dilation, groups: int, wanted
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias from the dense gradient of the convolution's output.
+
+    PyTorch's own, differentiable; an empty tensor for each that `wanted` leaves out.
+    """
+    bias_sizes = [weight.shape[0]]
+    found = torch.ops.aten.convolution_backward(
+        grad, x, weight, bias_sizes, stride, padding, dilation, False, [0, 0], groups, wanted
+    )
+    grad_x, grad_weight, grad_bias = (
+        value if want else grad.new_empty(0) for value, want in zip(found, wanted, strict=True)
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def new_gradients(x: Tensor, weight: Tensor, wanted) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialised gradients of x (its layout if dense), weight and bias; empty where not wanted."""
+    return (
+        torch.empty_like(x) if wanted[0] else x.new_empty(0),
+        torch.empty_like(weight) if wanted[1] else x.new_empty(0),
+        x.new_empty(weight.shape[0] if wanted[2] else 0),
+    )
+
+
+def module_padding(module: torch.nn.Conv2d, x: Tensor):
+    """x and the padding left to do: an `nn.Conv2d` pads by itself where padding_mode is not zeros."""
+    if module.padding_mode == "zeros":
+        return x, module.padding
+    return F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0

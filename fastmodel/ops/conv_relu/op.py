@@ -1,0 +1,104 @@
+"""conv_relu as a PyTorch op, and its functional face."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastmodel.ops import conv, register
+from fastmodel.ops.conv_relu import reference
+
+_OP = "conv_relu"
+
+
+def _forward_fake(x, weight, bias, stride, padding, dilation, groups) -> Tensor:
+    p, q = conv.conv_output_size(x, weight, stride, padding, dilation)
+    out = x.new_empty((x.shape[0], weight.shape[0], p, q))
+    return out.contiguous(memory_format=conv.memory_format(x, weight))
+
+
+def _backward_fake(grad, x, weight, out, stride, padding, dilation, groups, wanted):
+    return conv.new_gradients(x, weight, wanted)
+
+
+_CONV = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+
+_forward = register.op(
+    f"{_OP}(Tensor x, Tensor weight, Tensor? bias, {_CONV}) -> Tensor", fake=_forward_fake
+)
+_backward = register.op(
+    f"{_OP}_backward(Tensor grad, Tensor x, Tensor weight, Tensor out, {_CONV}, bool[3] wanted)"
+    " -> (Tensor, Tensor, Tensor)",
+    fake=_backward_fake,
+    pass_="backward",
+)
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, _, *ctx.geometry = inputs
+    ctx.save_for_backward(x, weight, output)
+
+
+def _derivative(ctx, grad):
+    wanted = list(ctx.needs_input_grad[:3])
+    found = _backward(grad, *ctx.saved_tensors, *ctx.geometry, wanted)
+    values = [value if want else None for value, want in zip(found, wanted, strict=True)]
+    return (*values, *[None] * len(ctx.geometry))
+
+
+register.autograd(_forward, _setup_context, _derivative)
+register.autograd_through_reference(_backward, reference.backward)
+register.autocast(_forward)
+
+
+def _forward_flops(x, weight, bias, stride, padding, dilation, *_, out_shape=None, **__) -> int:
+    p = conv.output_size(x[2], weight[2], stride[0], padding[0], dilation[0])
+    q = conv.output_size(x[3], weight[3], stride[1], padding[1], dilation[1])
+    return conv.flops(x, weight, p, q)
+
+
+def _backward_flops(grad, x, weight, out, *rest, out_shape=None, **_) -> int:
+    wanted = rest[-1]
+    return _forward_flops(x, weight, None, *rest) * (wanted[0] + wanted[1])
+
+
+register.flops(_forward, _forward_flops)
+register.flops(_backward, _backward_flops)
+
+
+def conv_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution and ReLU: out = relu(conv2d(x, weight, bias)).
+
+    Args:
+        x: (N, C, H, W) or (C, H, W), any strides, any floating dtype.
+        weight: (K, C / groups, R, S), dtype of x.
+        bias: (K,), dtype of x, or None.
+        stride: one or two integers.
+        padding: zeros around x, one or two integers, 'valid' or 'same' (stride 1 only).
+        dilation: between filter taps, one or two integers.
+        groups: of channels.
+
+    Returns:
+        (N, K, P, Q) or (K, P, Q), channels_last if x or weight is, dtype of x; under autocast the dtype of
+        the region. Inputs are left as they are; the result is deterministic for a fixed thread count.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit together.
+        BackendError: `use_backend` asked for a backend that cannot serve the call.
+    """
+    if x.dim() == 3:
+        return conv_relu(x[None], weight, bias, stride, padding, dilation, groups)[0]
+    conv.check(_OP, x, weight, bias, groups)
+    stride = conv.pair(_OP, "stride", stride, 1)
+    dilation = conv.pair(_OP, "dilation", dilation, 1)
+    x, padding = conv.resolve_padding(_OP, x, weight, stride, padding, dilation)
+    size = conv.conv_output_size(x, weight, stride, padding, dilation)
+    conv.check_output(_OP, "the output", size, x.shape)
+    return _forward(x, weight, bias, stride, padding, dilation, groups)

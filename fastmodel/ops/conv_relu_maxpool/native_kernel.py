@@ -1,0 +1,89 @@
+"""Host wrappers of csrc/conv_relu_maxpool."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmodel.env import native
+from fastmodel.ops import conv
+from fastmodel.ops.native import DTYPE_CODES, address, threads
+
+
+def forward_condition(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride):
+    """Why the kernel does not take this call, or None."""
+    return conv.native_condition(x, weight, padding, groups)
+
+
+def backward_condition(grad, x, weight, argmax, stride, padding, dilation, groups, *_):
+    """Why the kernel does not take this call, or None."""
+    return conv.native_condition(x, weight, padding, groups)
+
+
+def forward_cpu(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride):
+    """As reference.forward."""
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
+    shape = (sizes[0], sizes[4], sizes[-2], sizes[-1])
+    out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    argmax = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    native().conv_relu_maxpool_forward_cpu(
+        sizes,
+        address(x),
+        x.stride(),
+        address(weight),
+        weight.stride(),
+        address(None if bias is None else bias.contiguous()),
+        address(out),
+        address(argmax),
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    return out, argmax
+
+
+def backward_cpu(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    argmax: Tensor,
+    stride,
+    padding,
+    dilation,
+    groups: int,
+    pool_kernel,
+    pool_stride,
+    wanted,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As reference.backward."""
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    argmax = argmax.contiguous(memory_format=torch.channels_last)
+    grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
+    native().conv_relu_maxpool_backward_cpu(
+        _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride),
+        address(grad),
+        address(argmax),
+        address(x),
+        x.stride(),
+        address(weight),
+        weight.stride(),
+        address(grad_x) if wanted[0] else 0,
+        grad_x.stride() if wanted[0] else x.stride(),
+        address(grad_weight) if wanted[1] else 0,
+        grad_weight.stride() if wanted[1] else weight.stride(),
+        address(grad_bias) if wanted[2] else 0,
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride):
+    return conv.native_sizes(
+        x.shape,
+        weight.shape,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        tuple(pool_kernel),
+        tuple(pool_stride),
+    )

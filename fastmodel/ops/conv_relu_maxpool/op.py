@@ -1,0 +1,136 @@
+"""conv_relu_maxpool as a PyTorch op, and its functional face."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmodel.errors import InputError
+from fastmodel.ops import conv, register
+from fastmodel.ops.conv_relu_maxpool import reference
+
+_OP = "conv_relu_maxpool"
+
+
+def _forward_fake(
+    x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride
+) -> tuple[Tensor, Tensor]:
+    p, q = conv.conv_output_size(x, weight, stride, padding, dilation)
+    pp = conv.output_size(p, pool_kernel[0], pool_stride[0], 0, 1)
+    pq = conv.output_size(q, pool_kernel[1], pool_stride[1], 0, 1)
+    shape = (x.shape[0], weight.shape[0], pp, pq)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return out, torch.empty_like(out, dtype=torch.uint8)
+
+
+def _backward_fake(grad, x, weight, argmax, stride, padding, dilation, groups, *rest):
+    return conv.new_gradients(x, weight, rest[-1])
+
+
+_CONV = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+_POOL = "SymInt[2] pool_kernel, SymInt[2] pool_stride"
+
+_forward = register.op(
+    f"{_OP}(Tensor x, Tensor weight, Tensor? bias, {_CONV}, {_POOL}) -> (Tensor, Tensor)",
+    fake=_forward_fake,
+)
+_backward = register.op(
+    f"{_OP}_backward(Tensor grad, Tensor x, Tensor weight, Tensor argmax, {_CONV}, {_POOL},"
+    " bool[3] wanted) -> (Tensor, Tensor, Tensor)",
+    fake=_backward_fake,
+    pass_="backward",
+)
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, _, *ctx.geometry = inputs
+    _, argmax = output
+    ctx.mark_non_differentiable(argmax)
+    ctx.save_for_backward(x, weight, argmax)
+
+
+def _derivative(ctx, grad, _):
+    wanted = list(ctx.needs_input_grad[:3])
+    x, weight, argmax = ctx.saved_tensors
+    found = _backward(grad, x, weight, argmax, *ctx.geometry, wanted)
+    values = [value if want else None for value, want in zip(found, wanted, strict=True)]
+    return (*values, *[None] * len(ctx.geometry))
+
+
+register.autograd(_forward, _setup_context, _derivative)
+register.autograd_through_reference(_backward, reference.backward)
+register.autocast(_forward)
+
+
+def _forward_flops(x, weight, bias, stride, padding, dilation, *_, out_shape=None, **__) -> int:
+    p = conv.output_size(x[2], weight[2], stride[0], padding[0], dilation[0])
+    q = conv.output_size(x[3], weight[3], stride[1], padding[1], dilation[1])
+    return conv.flops(x, weight, p, q)
+
+
+def _backward_flops(grad, x, weight, argmax, *rest, out_shape=None, **_) -> int:
+    wanted = rest[-1]
+    return _forward_flops(x, weight, None, *rest) * (wanted[0] + wanted[1])
+
+
+register.flops(_forward, _forward_flops)
+register.flops(_backward, _backward_flops)
+
+
+def conv_relu_maxpool(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    pool_kernel_size: int | tuple[int, int] = 2,
+    pool_stride: int | tuple[int, int] | None = None,
+) -> Tensor:
+    """Convolution, ReLU and max-pool: out = max_pool2d(relu(conv2d(x, weight, bias))).
+
+    Args:
+        x: (N, C, H, W) or (C, H, W), any strides, any floating dtype.
+        weight: (K, C / groups, R, S), dtype of x.
+        bias: (K,), dtype of x, or None.
+        stride: of the convolution, one or two integers.
+        padding: zeros around x, one or two integers, 'valid' or 'same' (stride 1 only).
+        dilation: between filter taps, one or two integers.
+        groups: of channels.
+        pool_kernel_size: of the max-pool, one or two integers; at most 254 pixels a window.
+        pool_stride: of the max-pool; None for pool_kernel_size.
+
+    Returns:
+        (N, K, PP, PQ) or (K, PP, PQ), channels_last, dtype of x; under autocast the dtype of the region.
+        Inputs are left as they are; the result is deterministic for a fixed thread count. Where several
+        pixels of a window are equal the first gets the gradient.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit together.
+        BackendError: `use_backend` asked for a backend that cannot serve the call.
+    """
+    if x.dim() == 3:
+        batch = conv_relu_maxpool(
+            x[None], weight, bias, stride, padding, dilation, groups, pool_kernel_size, pool_stride
+        )
+        return batch[0]
+    conv.check(_OP, x, weight, bias, groups)
+    stride = conv.pair(_OP, "stride", stride, 1)
+    dilation = conv.pair(_OP, "dilation", dilation, 1)
+    kernel = conv.pair(_OP, "pool_kernel_size", pool_kernel_size, 1)
+    step = kernel if pool_stride is None else conv.pair(_OP, "pool_stride", pool_stride, 1)
+    if kernel[0] * kernel[1] > 254:
+        raise InputError(
+            f"{_OP}: pool_kernel_size {kernel} has more than 254 pixels; "
+            "use conv_relu and torch.nn.functional.max_pool2d"
+        )
+    x, padding = conv.resolve_padding(_OP, x, weight, stride, padding, dilation)
+    p, q = conv.conv_output_size(x, weight, stride, padding, dilation)
+    conv.check_output(_OP, "the convolution's output", (p, q), x.shape)
+    pooled = (
+        conv.output_size(p, kernel[0], step[0], 0, 1),
+        conv.output_size(q, kernel[1], step[1], 0, 1),
+    )
+    conv.check_output(_OP, "the pooled output", pooled, x.shape)
+    return _forward(x, weight, bias, stride, padding, dilation, groups, kernel, step)[0]
