@@ -284,6 +284,7 @@ def incomplete_after_gate() -> Report:
         speedup=None,
         arms=arms,
         windows=[],
+        method=replace(report.method, steps_per_window=None),
         missing={"speedup": reason},
     )
 
