@@ -3,10 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from .sample_report import full, incomplete_after_gate
 
 from fastmodel.harness.compare import compare
 from fastmodel.harness.records import Interval
+
+from .sample_report import full, incomplete_after_gate
 
 
 def with_speedup(report, estimate, low, high):

@@ -5,12 +5,13 @@ import json
 import os
 
 import pytest
-from .sample_report import diverged, full, incomplete_after_gate, missing_values
 
 from fastmodel.errors import DataError, InputError
 from fastmodel.harness import store
 from fastmodel.harness.records import Epoch, Window
 from fastmodel.harness.store import Store, dump_report, load_report, write_atomically
+
+from .sample_report import diverged, full, incomplete_after_gate, missing_values
 
 WINDOW = Window("eager", 0, 0, 10, 640, 0.5, "paired")
 EPOCH = Epoch(1, 0.5, None, 0.9, 1.0, 0.1, 1.0, 1e-3)
