@@ -1,0 +1,200 @@
+"""The command line: exit codes, one-line errors, JSON, and Ctrl-C in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fastmodel as fm
+from fastmodel import cli
+from fastmodel.errors import GateError
+from fastmodel.harness.store import load_report
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = f"{ROOT / 'examples' / 'own_loop.py'}:make_workload"
+QUICK = ["--pairs", "2", "--window-s", "0.01"]
+
+needs_fastmodel_arm = pytest.mark.skipif(
+    not all(hasattr(fm, name) for name in ("optimize", "plan_of", "optim")),
+    reason="fm.optimize, fm.plan_of or fm.optim is not there yet",
+)
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def corrupt_data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(b"not it")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "nope"], "unknown workload 'nope'; use one of: mnist-cnn"),
+        (["bench", "--batch-size", "0"], "'--batch-size': 0 is not in the range"),
+        (["bench", "--batch-size", "54001"], "54001 is larger than the training set of 54000"),
+        (["bench", "--epochs", "0"], "'--epochs': 0 is not in the range"),
+        (["bench", "--epochs", "two"], "'two' is not a valid integer"),
+        (["bench", "--rate-usd-per-h", "-1"], "must be above 0"),
+        (["bench", "--rate-usd-per-h", "nan"], "must be above 0"),
+        (["bench", "--rate-usd-per-h", "1e9"], "at most 100000"),
+        (["bench", "--instance", "moon.large"], "use one of: m5.large"),
+        (["bench", "--schedule", "up"], "'up' is not one of 'none', 'cosine', 'step'"),
+        (["bench", "--device", "toaster"], "is no device; use cpu"),
+        (["bench", "--device", "cuda:99"], "CUDA devices"),
+        (["bench", "--threads", "0"], "'--threads': 0 is not in the range"),
+        (["bench", "--lr", "0"], "'--lr'"),
+        (["bench", "--data", "/nowhere"], "train-images-idx3-ubyte.gz is missing"),
+        (["bench", EXAMPLE, "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["bench", "a", "b"], "unexpected extra argument"),
+        (["compare", "/nowhere.json", "/nowhere.json"], "cannot read /nowhere.json"),
+        (["compare", "one.json"], "Missing argument 'NEW'"),
+        (["dance"], "No such command 'dance'"),
+        (["--dance"], "No such option"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
+)
+def test_bad_arguments_are_said_in_one_line_with_exit_code_2(
+    capsys, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert code == cli.EXIT_BAD_ARGUMENTS
+    assert out == ""
+    assert err.startswith("fastmodel: ") and err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []  # nothing was run or left
+
+
+def test_corrupt_data_is_said_in_one_line(capsys, tmp_path):
+    code, _, err = run(capsys, "bench", "--data", corrupt_data(tmp_path), "--out", tmp_path / "out")
+    assert code == cli.EXIT_BAD_ARGUMENTS
+    assert "wrong SHA-256; delete it and retry" in err and err.count("\n") == 1
+
+
+def test_no_command_shows_the_help(capsys):
+    code, _, err = run(capsys)
+    assert code == cli.EXIT_BAD_ARGUMENTS
+    assert "bench" in err and "doctor" in err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["bench", "-h"], ["--version"]])
+def test_help_and_version_are_no_errors(capsys, arguments):
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0 and "fastmodel" in out
+
+
+def test_a_failed_gate_is_exit_code_3(capsys, tmp_path, monkeypatch):
+    def fail(self):
+        raise GateError("fastmodel disagrees\nwith float64")
+
+    monkeypatch.setattr(cli.bench_job.Bench, "run", fail)
+    code, out, err = run(capsys, "bench", EXAMPLE, "--out", tmp_path)
+    assert (code, out) == (cli.EXIT_GATE_FAILED, "")
+    assert err == "fastmodel: fastmodel disagrees with float64\n"
+
+
+def test_an_interrupt_is_exit_code_130(capsys, tmp_path, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.bench_job.Bench, "run", interrupt)
+    code, _, err = run(capsys, "bench", EXAMPLE, "--out", tmp_path)
+    assert code == cli.EXIT_INTERRUPTED
+    assert "interrupted" in err
+
+
+def test_doctor(capsys):
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0 and "torch_version" in out
+    code, out, _ = run(capsys, "doctor", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["fastmodel_version"] == fm.__version__
+    assert facts["backends"]["reference"] == "available"
+
+
+def test_kernels(capsys):
+    code, out, _ = run(capsys, "kernels", "--json")
+    rows = json.loads(out)
+    assert code == 0 and len(rows) == len(fm.kernels())
+    assert all(row["available"] == (row["reason"] is None) for row in rows)
+    code, out, _ = run(capsys, "kernels")
+    assert code == 0 and all(row["op"] in out for row in rows)
+
+
+@needs_fastmodel_arm
+def test_bench_end_to_end_over_the_example(capsys, tmp_path):
+    """The real fastmodel arm, over the example that the documentation shows."""
+    arguments = ["bench", EXAMPLE, *QUICK, "--out", tmp_path, "--rate-usd-per-h", "0.1"]
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert "fastmodel" in out and "report.html" in out
+    assert "gate passed" in err
+    report = load_report(tmp_path)
+    assert report.complete and report.gate.passed
+    assert report.command[:2] == ["fastmodel", "bench"]
+    assert report.arms["fastmodel"].test_accuracy > 0.6
+    assert report.arms["fastmodel"].cost_usd_total > 0
+    for name in ("report.md", "report.html"):
+        assert report.workload.name in (tmp_path / name).read_text()
+
+    code, out, _ = run(capsys, "compare", tmp_path, tmp_path / "report.json")
+    assert code == 0 and "no difference seen" in out
+    code, out, _ = run(capsys, "compare", tmp_path, tmp_path, "--json")
+    assert json.loads(out)["rows"][0]["name"] == "speedup"
+
+
+@needs_fastmodel_arm
+def test_bench_json_on_stdout_is_the_file(capsys, tmp_path):
+    arguments = ["bench", EXAMPLE, *QUICK, "--train", "none", "--out", tmp_path, "--json"]
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert out == (tmp_path / "report.json").read_text()
+
+
+@needs_fastmodel_arm
+def test_ctrl_c_leaves_a_readable_incomplete_report(tmp_path):
+    command = [sys.executable, "-m", "fastmodel", "bench", EXAMPLE, "--out", str(tmp_path)]
+    # Far more pairs than anyone waits for: the signal arrives in the middle of them.
+    process = subprocess.Popen(
+        [*command, "--pairs", "1000", "--window-s", "0.02"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    samples = tmp_path / "samples.jsonl"
+    try:
+        deadline_s = time.monotonic() + 120
+        while not (samples.exists() and '"paired"' in samples.read_text()):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline_s, "no paired window after two minutes"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == cli.EXIT_INTERRUPTED
+    assert out == ""
+    assert err.splitlines()[-1].startswith("fastmodel: interrupted")
+    assert "Traceback" not in err
+    report = load_report(tmp_path)
+    assert not report.complete
+    assert report.incomplete_reason.startswith("interrupted while timing")
+    assert report.gate.passed
+    assert any(window.phase == "paired" for window in report.windows)
+    assert (tmp_path / "report.html").exists()
