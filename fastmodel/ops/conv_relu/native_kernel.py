@@ -22,6 +22,7 @@ def backward_condition(grad, x, weight, out, stride, padding, dilation, groups, 
 
 def forward_cpu(x, weight, bias, stride, padding, dilation, groups):
     """As reference.forward."""
+    bias = None if bias is None else bias.contiguous()
     sizes = _sizes(x, weight, stride, padding, dilation)
     shape = (sizes[0], sizes[4], sizes[-2], sizes[-1])
     out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
@@ -31,7 +32,7 @@ def forward_cpu(x, weight, bias, stride, padding, dilation, groups):
         x.stride(),
         address(weight),
         weight.stride(),
-        address(None if bias is None else bias.contiguous()),
+        address(bias),
         address(out),
         DTYPE_CODES[x.dtype],
         threads(),

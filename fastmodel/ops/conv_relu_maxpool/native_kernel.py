@@ -22,6 +22,7 @@ def backward_condition(grad, x, weight, argmax, stride, padding, dilation, group
 
 def forward_cpu(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride):
     """As reference.forward."""
+    bias = None if bias is None else bias.contiguous()
     sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
     shape = (sizes[0], sizes[4], sizes[-2], sizes[-1])
     out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
@@ -32,7 +33,7 @@ def forward_cpu(x, weight, bias, stride, padding, dilation, groups, pool_kernel,
         x.stride(),
         address(weight),
         weight.stride(),
-        address(None if bias is None else bias.contiguous()),
+        address(bias),
         address(out),
         address(argmax),
         DTYPE_CODES[x.dtype],

@@ -1,0 +1,67 @@
+"""Named inputs of conv_relu_maxpool."""
+
+from __future__ import annotations
+
+import math
+
+from fastmodel.ops import conv
+from fastmodel.ops.case import Case
+from fastmodel.ops.conv_case import ConvInputs
+
+
+def _case(
+    name: str,
+    inputs: ConvInputs,
+    pool: tuple[int, int] = (2, 2),
+    pool_stride: tuple[int, int] | None = None,
+    *,
+    is_bench: bool = False,
+) -> Case:
+    step = pool if pool_stride is None else pool_stride
+    pooled = [
+        conv.output_size(size, kernel, stride, 0, 1)
+        for size, kernel, stride in zip(inputs.out, pool, step, strict=True)
+    ]
+    return Case(
+        name,
+        lambda dtype: (*inputs.make(dtype), pool, pool_stride),
+        depth=inputs.depth,
+        flops=inputs.flops,
+        # out in float32 and one byte of argmax each.
+        bytes_float32=inputs.input_bytes() + 5 * inputs.x[0] * inputs.k * math.prod(pooled),
+        is_bench=is_bench,
+    )
+
+
+CASES = (
+    _case("one-pixel", ConvInputs((1, 1, 2, 2), 1, (1, 1))),
+    _case("small-nchw", ConvInputs((2, 3, 7, 9), 5, is_channels_last=False)),
+    _case("no-bias", ConvInputs((2, 4, 8, 8), 6, has_bias=False)),
+    # Channels one less and one more than the vector widths and blocks of 16, 32 and 64.
+    _case("below-block", ConvInputs((2, 15, 6, 7), 63)),
+    _case("above-block", ConvInputs((1, 17, 7, 6), 65)),
+    _case("below-two", ConvInputs((1, 5, 6, 6), 31)),
+    _case("above-one", ConvInputs((1, 6, 6, 6), 17)),
+    # Patches of a run wider than one tile of six vectors, and with a half tile.
+    _case("wide-run", ConvInputs((1, 50, 5, 5), 20)),
+    _case("padded", ConvInputs((2, 8, 7, 7), 16, padding=(1, 1))),
+    _case("padded-unevenly", ConvInputs((2, 8, 6, 9), 16, (3, 5), padding=(2, 1))),
+    _case("strided", ConvInputs((2, 6, 13, 12), 16, stride=(2, 1), padding=(1, 1))),
+    _case("dilated", ConvInputs((2, 6, 13, 12), 16, dilation=(2, 3))),
+    _case("grouped", ConvInputs((2, 6, 9, 9), 8, groups=2)),
+    _case("kernel-1x1", ConvInputs((2, 12, 8, 8), 24, (1, 1))),
+    _case("kernel-5x5", ConvInputs((2, 3, 12, 12), 10, (5, 5))),
+    _case("first-layer", ConvInputs((3, 1, 10, 10), 33)),
+    _case("pool-3-overlapping", ConvInputs((2, 5, 12, 12), 18), (3, 3), (2, 2)),
+    _case("pool-1x2", ConvInputs((2, 5, 9, 9), 18), (1, 2)),
+    _case("pool-with-gaps", ConvInputs((2, 5, 12, 12), 18), (2, 2), (3, 4)),
+    _case("pool-5x3", ConvInputs((1, 5, 14, 14), 18), (5, 3)),
+    _case("many-rows", ConvInputs((1, 3, 40, 40), 70)),
+    _case("empty-batch", ConvInputs((0, 3, 8, 8), 5)),
+    _case("seed-conv1", ConvInputs((64, 1, 28, 28), 32, is_channels_last=False), is_bench=True),
+    _case("seed-conv2", ConvInputs((64, 32, 13, 13), 64), is_bench=True),
+    _case("seed-conv2-512", ConvInputs((512, 32, 13, 13), 64), is_bench=True),
+    _case("cifar-64", ConvInputs((128, 64, 32, 32), 64, padding=(1, 1)), is_bench=True),
+    _case("cifar-128", ConvInputs((128, 128, 16, 16), 128, padding=(1, 1)), is_bench=True),
+    _case("cifar-256", ConvInputs((128, 256, 8, 8), 256, padding=(1, 1)), is_bench=True),
+)
