@@ -4,15 +4,21 @@
 #include "common/capability.h"
 
 namespace fastmodel {
+void bind_adam(pybind11::module_& module);
 void bind_conv_relu(pybind11::module_& module);
 void bind_conv_relu_maxpool(pybind11::module_& module);
 void bind_linear_relu(pybind11::module_& module);
+void bind_sgd(pybind11::module_& module);
+void bind_tensor_table(pybind11::module_& module);
 }  // namespace fastmodel
 
 PYBIND11_MODULE(_C, module) {
   module.def("cpu_capability",
              [] { return fastmodel::capability_name(fastmodel::cpu_capability()); });
+  fastmodel::bind_tensor_table(module);
+  fastmodel::bind_adam(module);
   fastmodel::bind_conv_relu(module);
   fastmodel::bind_conv_relu_maxpool(module);
   fastmodel::bind_linear_relu(module);
+  fastmodel::bind_sgd(module);
 }

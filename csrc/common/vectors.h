@@ -110,6 +110,17 @@ FASTMODEL_INLINE void store_first<float>(float* p, Vec v, int n) {
 // ReLU as PyTorch has it: NaN stays NaN.
 FASTMODEL_INLINE Vec relu(Vec v) { return v <= 0.0f ? Vec{} : v; }
 
+FASTMODEL_INLINE Vec square_root(Vec v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(_mm512_maskz_sqrt_ps(0xFFFF, reinterpret_cast<__m512>(v)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vec>(_mm256_sqrt_ps(reinterpret_cast<__m256>(v)));
+#else
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
+
 FASTMODEL_INLINE float sum(Vec v) {
   float total = 0.0f;
   for (int i = 0; i < kLanes; ++i) total += v[i];

@@ -78,8 +78,8 @@ def _candidates(
     return tuple(found)
 
 
-def run(op: str, pass_: str, *args):
-    """Call the kernel chosen for these arguments; the first one, a tensor, tells device and dtype.
+def choose(op: str, pass_: str, *args) -> Callable:
+    """The kernel for these arguments; the first one, a tensor, tells device and dtype.
 
     Raises:
         BackendError: a backend was asked for by name and cannot serve this call.
@@ -90,8 +90,13 @@ def run(op: str, pass_: str, *args):
     for kernel, condition in _candidates(op, pass_, lead.device.type, lead.dtype, backend):
         refusal = condition(*args) if condition is not None else None
         if refusal is None:
-            return kernel(*args)
+            return kernel
     raise BackendError(
         f"{op}: backend {backend!r} does not take this {pass_} call ({refusal}); "
         "use another backend or automatic choice"
     )
+
+
+def run(op: str, pass_: str, *args):
+    """Call the kernel chosen for these arguments, as `choose`."""
+    return choose(op, pass_, *args)(*args)

@@ -90,7 +90,17 @@ def _reference(op: str, pass_: str) -> Row:
     return Row(op, pass_, "reference", f"reference:{pass_}", evidence="the definition")
 
 
+def _step(op: str) -> tuple[Row, ...]:
+    """An optimizer's rows; its library row is PyTorch's for-loop, foreach or fused step."""
+    return (
+        _native(op, "step", "native_kernel:refusal"),
+        Row(op, "step", "library", "library:step", evidence="serves what no kernel takes"),
+        _reference(op, "step"),
+    )
+
+
 ROWS: tuple[Row, ...] = (
+    *_step("adam"),
     _native("conv_relu", "forward", "native_kernel:forward_condition"),
     _reference("conv_relu", "forward"),
     _native("conv_relu", "backward", "native_kernel:backward_condition"),
@@ -103,6 +113,7 @@ ROWS: tuple[Row, ...] = (
     _reference("linear_relu", "forward"),
     _native("linear_relu", "backward"),
     _reference("linear_relu", "backward"),
+    *_step("sgd"),
 )
 
 

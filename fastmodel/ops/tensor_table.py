@@ -1,0 +1,154 @@
+"""Tensors as native optimizer kernels take them: flat memory of one layout, dtype and device.
+
+A kernel runs over memory, so a parameter, its gradient and its state must have one dense layout. `read`
+looks at whole lists and says whether they have; `refusal` says why one parameter's tensors never can be
+taken; `Staging` makes flat stand-ins for tensors whose layouts merely differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastmodel.env import native
+from fastmodel.ops.native import DTYPE_CODES
+
+Table: TypeAlias = Any
+"""fastmodel._C.TensorTable: addresses and sizes, good for the step it was read in and no longer."""
+
+_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+_EXCHANGE_API = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+_is_neg = torch.Tensor.is_neg
+
+
+def read(columns: Sequence[list], steps: list[Tensor]) -> Table | None:
+    """The table of these tensors: columns params, grads and state entries, and the step counts.
+
+    Returns:
+        None unless every row is flat as it stands: plain tensors on the CPU, of one dtype that kernels take
+        over all rows, of the layout of their parameter, which is dense; step counts float32 on the CPU.
+    """
+    if any(map(_is_neg, columns[0])) or any(map(_is_neg, columns[1])):
+        return None
+    if _EXCHANGE_API is None:
+        return _read_by_methods(columns, steps)
+    return native().read_tensor_table(_EXCHANGE_API, _PLAIN_TYPES, columns, steps)
+
+
+def _read_by_methods(columns: Sequence[list], steps: list[Tensor]) -> Table | None:
+    """`read` for a PyTorch without DLPack's exchange API (before 2.10): slower, tensor by tensor."""
+    for i, row in enumerate(zip(*columns, strict=True)):
+        is_flat = (
+            row[0].dtype == columns[0][0].dtype
+            and refusal(row[0], row[1], row[2:], steps[i] if steps else None) is None
+            and _is_dense(row[0])
+            and strides_agree(row)
+        )
+        if not is_flat or None in row[2:]:
+            return None
+    return native().tensor_table_of_addresses(
+        [list(map(Tensor.data_ptr, column)) for column in columns],
+        list(map(Tensor.data_ptr, steps)),
+        list(map(Tensor.numel, columns[0])),
+        DTYPE_CODES[columns[0][0].dtype],
+    )
+
+
+def refusal(
+    param: Tensor, grad: Tensor, entries: Sequence[Tensor | None], step: Tensor | None
+) -> str | None:
+    """Why native kernels do not take these tensors of one parameter, whatever their strides; None if they do.
+
+    Args:
+        param: the parameter.
+        grad: its gradient.
+        entries: its state's tensors; None for one that the step is to make.
+        step: its step count, if it has one.
+    """
+    written = [param, *(entry for entry in entries if entry is not None)]
+    for tensor in (grad, *written):
+        if type(tensor) not in _PLAIN_TYPES:
+            return f"a tensor is a {type(tensor).__name__}"
+        if tensor.layout != torch.strided or not tensor.is_cpu or tensor.dtype not in DTYPE_CODES:
+            return f"a tensor is {tensor.dtype}, {tensor.layout}, on {tensor.device}".replace(
+                "torch.", ""
+            )
+        if tensor.is_neg():
+            return "a tensor is a lazy negation"
+        if (tensor.dtype, tensor.shape) != (param.dtype, param.shape):
+            return "a gradient or state differs from its parameter in dtype or shape"
+    if any(map(is_expanded, written)):
+        return "elements of a parameter or its state share memory"
+    if step is not None and (
+        type(step) not in _PLAIN_TYPES
+        or (step.dtype, step.device.type, step.numel()) != (torch.float32, "cpu", 1)
+    ):
+        return "a step count is no float32 tensor on the CPU"
+    return None
+
+
+def strides_agree(tensors: Sequence[Tensor]) -> bool:
+    """Do equal offsets mean equal elements? Dimensions of size 1 do not count."""
+    lead = _walk(tensors[0])
+    return all(_walk(tensor) == lead for tensor in tensors[1:])
+
+
+def is_expanded(tensor: Tensor) -> bool:
+    """Do several indices reach one element?"""
+    return any(stride == 0 for stride, _ in _walk(tensor))
+
+
+def _walk(tensor: Tensor) -> list[tuple[int, int]]:
+    """(stride, size) of every dimension that strides over something."""
+    if tensor.numel() == 0:
+        return []
+    return [(st, sz) for st, sz in zip(tensor.stride(), tensor.shape, strict=True) if sz != 1]
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    expected = 1
+    for stride, size in sorted(_walk(tensor)):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+class Staging:
+    """Flat stand-ins for tensors whose layouts differ, and the way back.
+
+    Where layouts differ (a channels_last parameter with a contiguous gradient, a strided view, a state
+    resumed from another layout), copies in the parameter's layout stand in.
+    """
+
+    def __init__(self) -> None:
+        self._written: list[tuple[Tensor, Tensor]] = []
+
+    def read(self, columns: Sequence[list[Tensor]], steps: list[Tensor]) -> Table:
+        """The table of these tensors or their stand-ins; none of them is refused."""
+        rows = [self._flat(*row) for row in zip(*columns, strict=True)]
+        table = read(list(map(list, zip(*rows, strict=True))), steps)
+        assert table is not None
+        self._alive = rows
+        return table
+
+    def write_back(self) -> None:
+        """Copy what the kernel wrote into the tensors that were stood in for."""
+        for tensor, copy in self._written:
+            tensor.copy_(copy)
+
+    def _flat(self, param: Tensor, grad: Tensor, *entries: Tensor) -> tuple[Tensor, ...]:
+        like = param if _is_dense(param) else torch.empty(param.shape, device="meta")
+        written = [self._stand_in(tensor, like) for tensor in (param, *entries)]
+        for tensor, copy in zip((param, *entries), written, strict=True):
+            if copy is not tensor:
+                self._written.append((tensor, copy))
+        return (written[0], self._stand_in(grad, like), *written[1:])
+
+    def _stand_in(self, tensor: Tensor, like: Tensor) -> Tensor:
+        if strides_agree((like, tensor)):
+            return tensor
+        return tensor.new_empty_strided(tensor.shape, like.stride()).copy_(tensor)
