@@ -7,6 +7,7 @@ namespace fastmodel {
 void bind_adam(pybind11::module_& module);
 void bind_conv_relu(pybind11::module_& module);
 void bind_conv_relu_maxpool(pybind11::module_& module);
+void bind_cross_entropy(pybind11::module_& module);
 void bind_linear_relu(pybind11::module_& module);
 void bind_sgd(pybind11::module_& module);
 void bind_tensor_table(pybind11::module_& module);
@@ -19,6 +20,7 @@ PYBIND11_MODULE(_C, module) {
   fastmodel::bind_adam(module);
   fastmodel::bind_conv_relu(module);
   fastmodel::bind_conv_relu_maxpool(module);
+  fastmodel::bind_cross_entropy(module);
   fastmodel::bind_linear_relu(module);
   fastmodel::bind_sgd(module);
 }

@@ -2,6 +2,7 @@
 
 FastmodelError
 ├── InputError        a value the caller gave is wrong (also a ValueError)
+│   └── TargetIndexError   a class index is out of range (also an IndexError)
 ├── BackendError      the backend asked for cannot serve this call (also a RuntimeError)
 ├── BuildError        the native extension is missing or unusable (also a RuntimeError)
 ├── DataError         a data set is missing or corrupt
@@ -17,6 +18,10 @@ class FastmodelError(Exception):
 
 class InputError(FastmodelError, ValueError):
     """A value the caller gave is wrong: a shape, dtype, device, name or number."""
+
+
+class TargetIndexError(InputError, IndexError):
+    """A class index of a loss's target is out of range."""
 
 
 class BackendError(FastmodelError, RuntimeError):

@@ -2,6 +2,7 @@
 
 from fastmodel.ops.conv_relu import conv_relu
 from fastmodel.ops.conv_relu_maxpool import conv_relu_maxpool
+from fastmodel.ops.cross_entropy import cross_entropy
 from fastmodel.ops.linear_relu import linear_relu
 
-__all__ = ["conv_relu", "conv_relu_maxpool", "linear_relu"]
+__all__ = ["conv_relu", "conv_relu_maxpool", "cross_entropy", "linear_relu"]

@@ -7,6 +7,20 @@ import torch
 from fastmodel.errors import InputError
 
 
+def same_device(op: str, lead_name: str, lead: torch.Tensor, **others) -> None:
+    """Every tensor of `others` (None allowed) lies on lead's device.
+
+    Raises:
+        InputError: one does not.
+    """
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != lead.device:
+            raise InputError(
+                f"{op}: {lead_name} is on {lead.device}, {name} on {tensor.device}; "
+                f"move both to one device"
+            )
+
+
 def same_device_and_dtype(op: str, lead_name: str, lead: torch.Tensor, **others) -> None:
     """Every tensor of `others` (None allowed) lies on lead's device and has its dtype.
 
@@ -15,24 +29,25 @@ def same_device_and_dtype(op: str, lead_name: str, lead: torch.Tensor, **others)
     Raises:
         InputError: one does not.
     """
+    same_device(op, lead_name, lead, **others)
     for name, tensor in others.items():
         if tensor is None:
             continue
-        if tensor.device != lead.device:
-            raise InputError(
-                f"{op}: {lead_name} is on {lead.device}, {name} on {tensor.device}; "
-                f"move both to one device"
-            )
         if tensor.dtype != lead.dtype and not _autocast_unites(lead, tensor):
             raise InputError(
-                f"{op}: {lead_name} is {_name(lead.dtype)}, {name} is {_name(tensor.dtype)}; "
+                f"{op}: {lead_name} is {dtype_name(lead.dtype)}, {name} is {dtype_name(tensor.dtype)}; "
                 "convert one, or use torch.autocast"
             )
 
 
 def _autocast_unites(a: torch.Tensor, b: torch.Tensor) -> bool:
-    # Autocast leaves float64 as it is.
-    return torch.is_autocast_enabled(a.device.type) and torch.float64 not in (a.dtype, b.dtype)
+    # Autocast leaves float64 as it is. The meta device knows no autocast.
+    device_type = a.device.type
+    return (
+        torch.float64 not in (a.dtype, b.dtype)
+        and torch.amp.is_autocast_available(device_type)
+        and torch.is_autocast_enabled(device_type)
+    )
 
 
 def floating(op: str, name: str, tensor: torch.Tensor) -> None:
@@ -42,7 +57,7 @@ def floating(op: str, name: str, tensor: torch.Tensor) -> None:
         InputError: it is not.
     """
     if not tensor.is_floating_point():
-        raise InputError(f"{op}: {name} must be floating point, it is {_name(tensor.dtype)}")
+        raise InputError(f"{op}: {name} must be floating point, it is {dtype_name(tensor.dtype)}")
 
 
 def bias_shape(op: str, bias: torch.Tensor | None, features: int) -> None:
@@ -57,5 +72,6 @@ def bias_shape(op: str, bias: torch.Tensor | None, features: int) -> None:
         )
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """ "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")

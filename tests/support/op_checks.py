@@ -34,6 +34,16 @@ class OpUnderTest:
     plain: Callable
     """The same from torch.nn.functional's own functions: an oracle that shares no code with the op."""
     cases: tuple[Case, ...]
+    constants: tuple[int, ...] = ()
+    """Positions of floating arguments that get no gradient here."""
+
+    def leaves(self, args: tuple, dtype: torch.dtype | None = None) -> tuple:
+        """`leaves`, with the constants converted alone."""
+        found = leaves(args, dtype)
+        for position in self.constants:
+            if found[position] is not None:
+                found[position].requires_grad_(False)
+        return found
 
     @property
     def test_cases(self) -> tuple[Case, ...]:
@@ -62,8 +72,8 @@ def serves(op: str, backend: str, dtype: torch.dtype) -> bool:
 
 
 def tensors(args: tuple) -> list[torch.Tensor]:
-    """The floating tensors among a call's arguments."""
-    return [a for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
+    """The tensors among a call's arguments that want a gradient."""
+    return [a for a in args if isinstance(a, torch.Tensor) and a.requires_grad]
 
 
 def leaves(args: tuple, dtype: torch.dtype | None = None) -> tuple:
@@ -114,10 +124,10 @@ def check_against_float64(op: OpUnderTest, case: Case, backend: str | None, dtyp
     """
     if backend is not None and not serves(op.name, backend, dtype):
         pytest.skip(f"{backend} has no {dtype} kernel of {op.name}")
-    args = leaves(case.make(dtype))
+    args = op.leaves(case.make(dtype))
     with fm.use_backend(backend):
         found = run_with_gradients(op.face, args, case.name)
-    expected = run_with_gradients(op.plain, leaves(args, torch.float64), case.name)
+    expected = run_with_gradients(op.plain, op.leaves(args, torch.float64), case.name)
     names = ["output", *[f"gradient {i}" for i in range(len(found) - 1)]]
     for name, a, b in zip(names, found, expected, strict=True):
         assert a.shape == b.shape
@@ -131,7 +141,7 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
     The gaps hold NaN, so that a kernel which reads or assumes neighbours shows.
     """
     buffer = torch.full((*reversed(tensor.shape), 2), torch.nan).to(tensor.dtype)
-    view = buffer[..., 0].permute(*reversed(range(tensor.dim())))
+    view = buffer[..., 0].permute(tuple(reversed(range(tensor.dim()))))
     return view.copy_(tensor)
 
 
@@ -142,10 +152,10 @@ def check_any_strides(op: OpUnderTest, args: tuple, backend: str | None, depth: 
     """
     for laid_out in (args, tuple(strided(a) if isinstance(a, torch.Tensor) else a for a in args)):
         before = [a.clone() if isinstance(a, torch.Tensor) else a for a in laid_out]
-        found = _with_strided_gradient(op.face, leaves(laid_out), backend)
+        found = _with_strided_gradient(op.face, op.leaves(laid_out), backend)
         for a, b in zip(laid_out, before, strict=True):
             assert a is b or torch.equal(a, b), "an input was changed"
-        expected = _with_strided_gradient(op.plain, leaves(laid_out, torch.float64), None)
+        expected = _with_strided_gradient(op.plain, op.leaves(laid_out, torch.float64), None)
         for a, b in zip(found, expected, strict=True):
             assert a.shape == b.shape
             assert_close(a, b, torch.float32, depth, "strided")
@@ -161,8 +171,8 @@ def _with_strided_gradient(call, args: tuple, backend: str | None) -> list[torch
 def check_special_values(op: OpUnderTest, args: tuple, backend: str | None) -> None:
     """Output and gradients have NaN and infinity exactly where PyTorch's own float32 ops have them."""
     with fm.use_backend(backend):
-        found = _with_ones(op.face, leaves(args))
-    for a, b in zip(found, _with_ones(op.plain, leaves(args)), strict=True):
+        found = _with_ones(op.face, op.leaves(args))
+    for a, b in zip(found, _with_ones(op.plain, op.leaves(args)), strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
 
 
@@ -173,17 +183,18 @@ def _with_ones(call, args: tuple) -> list[torch.Tensor]:
 
 def check_only_the_gradients_wanted(op: OpUnderTest, args: tuple) -> None:
     """Whichever of the floating tensors want a gradient, these and no others get it."""
-    count = len(tensors(args))
+    count = len(tensors(op.leaves(args)))
     for flags in itertools.product([False, True], repeat=count):
         if not any(flags):
             continue
-        ours, theirs = leaves(args), leaves(args)
-        for twin in (ours, theirs):
-            for tensor, flag in zip(tensors(twin), flags, strict=True):
+        ours, theirs = op.leaves(args), op.leaves(args)
+        twins = tensors(ours), tensors(theirs)
+        for *pair, flag in zip(*twins, flags, strict=True):
+            for tensor in pair:
                 tensor.requires_grad_(flag)
         op.face(*ours).sum().backward()
         op.plain(*theirs).sum().backward()
-        for a, b in zip(tensors(ours), tensors(theirs), strict=True):
+        for a, b in zip(*twins, strict=True):
             assert (a.grad is None) == (b.grad is None), flags
             if a.grad is not None:
                 torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
@@ -191,7 +202,7 @@ def check_only_the_gradients_wanted(op: OpUnderTest, args: tuple) -> None:
 
 def check_derivatives(op: OpUnderTest, args: tuple) -> None:
     """First and second derivatives against finite differences; args in float64."""
-    args = leaves(args)
+    args = op.leaves(args)
     assert torch.autograd.gradcheck(op.face, args)
     assert torch.autograd.gradgradcheck(op.face, args)
 
@@ -208,8 +219,8 @@ def check_mixed_second_derivative(op: OpUnderTest, args: tuple, backend: str | N
         return torch.autograd.grad(total, tensors(args), allow_unused=True, materialize_grads=True)
 
     with fm.use_backend(backend):
-        found = penalty(op.face, leaves(args))
-    for a, b in zip(found, penalty(op.plain, leaves(args, torch.float64)), strict=True):
+        found = penalty(op.face, op.leaves(args))
+    for a, b in zip(found, penalty(op.plain, op.leaves(args, torch.float64)), strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
 
 
@@ -221,7 +232,7 @@ def check_registration(op: OpUnderTest, args: tuple, backward_args: Callable) ->
         backward_args: given (args, outputs of the forward op as a tuple), those of the backward op.
     """
     ops = torch.ops.fastmodel
-    args = leaves(args)
+    args = op.leaves(args)
     torch.library.opcheck(getattr(ops, op.name).default, args)
     outs = getattr(ops, op.name)(*args)
     outs = tuple(o.detach() for o in (outs if isinstance(outs, tuple) else (outs,)))
@@ -250,7 +261,7 @@ def check_autocast(op: OpUnderTest, args: tuple, dtype: torch.dtype, depth: int)
     Also with the lead in the region's dtype and the rest in float32, as behind another autocast layer.
     """
     for lead in (torch.float32, dtype):
-        mixed = leaves((args[0].to(lead), *args[1:]))
+        mixed = op.leaves((args[0].to(lead), *args[1:]))
         with torch.autocast("cpu", dtype=dtype):
             out, expected = op.face(*mixed), op.plain(*mixed)
         assert out.dtype == expected.dtype

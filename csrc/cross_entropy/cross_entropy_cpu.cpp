@@ -1,0 +1,280 @@
+// cross_entropy on the CPU: softmax and log-likelihood in one, rows over threads.
+//
+// Bytes: forward reads the logits once (a running maximum over chunks that stay in L1, each then
+// summed from there), backward reads them once and writes their gradient. About 20 FLOPs an element
+// for exp, so float32 logits beyond the caches are bound by memory. Label smoothing and
+// probabilities go over the row once more, out of L2 up to some 256k classes.
+// The running maximum with its rescaled sum is the online softmax of Milakov and Gimelshein (2018),
+// by chunks instead of elements.
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "common/exp.h"
+#include "common/threads.h"
+#include "cross_entropy/cross_entropy.h"
+
+namespace fastmodel::FASTMODEL_CAPABILITY {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+// 16 KiB of float32: half of the smallest L1 data cache in use.
+constexpr int64_t kChunk = 4096;
+
+// A thread takes at least this many logits: about 20 us of work, against a few us to start a team.
+constexpr int64_t kLogitsPerThread = 32768;
+
+int threads_for(const CrossEntropyProblem& p) {
+  return static_cast<int>(
+      std::min<int64_t>(p.threads, std::max<int64_t>(p.rows * p.classes / kLogitsPerThread, 1)));
+}
+
+// Calls body(i, lanes) for the vectors of [0, n): lanes is kLanes but for the last.
+template <typename Body>
+FASTMODEL_INLINE void for_each_vector(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
+  if (i < n) body(i, static_cast<int>(n - i));
+}
+
+// The first n lanes of v; `fill` in the others.
+FASTMODEL_INLINE Vec keep_first(Vec v, int n, float fill) {
+  if (n >= kLanes) return v;
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int i = n; i < kLanes; ++i) lanes[i] = fill;
+  return load(lanes);
+}
+
+struct RowStats {
+  float max, log_sum;
+};
+
+// NaN and +inf anywhere make log_sum NaN; a row of nothing but -inf has the sum 0, so x - max is
+// NaN.
+template <typename T>
+RowStats row_stats(const T* x, int64_t classes) {
+  float max = -kInfinity, total = 0.0f;
+  for (int64_t start = 0; start < classes; start += kChunk) {
+    const T* chunk = x + start;
+    const int64_t size = std::min(kChunk, classes - start);
+
+    // Comparisons with NaN are false: it is left out here and comes back through the sum.
+    Vec best = broadcast(-kInfinity);
+    for_each_vector(size, [&](int64_t i, int lanes) {
+      const Vec v = keep_first(load_first(chunk + i, lanes), lanes, -kInfinity);
+      best = v > best ? v : best;
+    });
+    float chunk_max = max;
+    for (int i = 0; i < kLanes; ++i) chunk_max = best[i] > chunk_max ? best[i] : chunk_max;
+    if (chunk_max > max) {
+      if (total != 0.0f) total *= exp(broadcast(max - chunk_max))[0];
+      max = chunk_max;
+    }
+
+    // Where all so far is -inf, any finite shift gives exp(-inf) = 0.
+    const Vec shift = broadcast(max == -kInfinity ? 0.0f : max);
+    Vec chunk_sum = {};
+    for_each_vector(size, [&](int64_t i, int lanes) {
+      const Vec v = keep_first(load_first(chunk + i, lanes), lanes, -kInfinity);
+      chunk_sum += exp(v - shift);
+    });
+    total += sum(chunk_sum);
+  }
+  return {max, std::log(total)};
+}
+
+// The target's share of class i before its weight: scale * t[i] + offset.
+struct Share {
+  float scale, offset;
+};
+
+template <typename T>
+FASTMODEL_INLINE Vec q_of(const T* weight, const T* t, Share share, int64_t i, int lanes) {
+  Vec q = broadcast(share.offset);
+  if (t != nullptr) q += share.scale * load_first(t + i, lanes);
+  if (weight != nullptr) q *= load_first(weight + i, lanes);
+  return q;
+}
+
+// sum_c q[c] * log p[c]
+template <typename T>
+float dot_with_log_p(const T* x, const T* weight, const T* t, Share share, RowStats stats,
+                     int64_t classes) {
+  Vec total = {};
+  for_each_vector(classes, [&](int64_t i, int lanes) {
+    const Vec log_p = (load_first(x + i, lanes) - stats.max) - stats.log_sum;
+    total += keep_first(q_of(weight, t, share, i, lanes) * log_p, lanes, 0.0f);
+  });
+  return sum(total);
+}
+
+// sum_c q[c]
+template <typename T>
+float sum_of_q(const T* weight, const T* t, Share share, int64_t classes) {
+  Vec total = {};
+  for_each_vector(classes, [&](int64_t i, int lanes) {
+    total += keep_first(q_of(weight, t, share, i, lanes), lanes, 0.0f);
+  });
+  return sum(total);
+}
+
+// The problem with its pointers typed, and what forward and backward derive alike.
+template <typename T>
+struct Typed {
+  explicit Typed(const CrossEntropyProblem& p)
+      : problem(p),
+        x(static_cast<const T*>(p.x)),
+        t(static_cast<const T*>(p.probability)),
+        weight(static_cast<const T*>(p.class_weight)),
+        share{static_cast<float>(1.0 - p.label_smoothing),
+              p.classes > 0 ? static_cast<float>(p.label_smoothing / p.classes) : 0.0f} {}
+
+  bool is_ignored(int64_t row) const {
+    return problem.index != nullptr && problem.index[row] == problem.ignore_index;
+  }
+  float weight_of(int64_t c) const { return weight == nullptr ? 1.0f : to_float(weight[c]); }
+
+  // The first row whose class index is neither a class nor ignore_index, or -1.
+  int64_t row_at_fault() const {
+    if (problem.index == nullptr) return -1;
+    for (int64_t row = 0; row < problem.rows; ++row) {
+      const int64_t c = problem.index[row];
+      if ((c < 0 || c >= problem.classes) && c != problem.ignore_index) return row;
+    }
+    return -1;
+  }
+
+  const CrossEntropyProblem& problem;
+  const T *x, *t, *weight;
+  Share share;
+};
+
+template <typename T>
+void forward(const CrossEntropyForward& a) {
+  const Typed<T> d(a.problem);
+  const int64_t rows = a.problem.rows, classes = a.problem.classes;
+  *a.row_at_fault = d.row_at_fault();
+  if (*a.row_at_fault >= 0) return;
+
+  T* loss = static_cast<T*>(a.loss);
+  float *max = a.stats, *log_sum = a.stats + rows, *divisor = a.stats + 2 * rows;
+  const int threads = threads_for(a.problem);
+  std::vector<double> losses(threads), weights(threads);
+  parallel_for(rows, threads, [&](int64_t begin, int64_t end, int share) {
+    double loss_sum = 0.0, weight_sum = 0.0;
+    for (int64_t row = begin; row < end; ++row) {
+      const T* x = d.x + row * classes;
+      const T* t = d.t == nullptr ? nullptr : d.t + row * classes;
+      const RowStats stats = row_stats(x, classes);
+      max[row] = stats.max;
+      log_sum[row] = stats.log_sum;
+
+      float row_loss = 0.0f;
+      if (!d.is_ignored(row)) {
+        if (d.share.offset > 0.0f || t != nullptr) {
+          row_loss = -dot_with_log_p(x, d.weight, t, d.share, stats, classes);
+        }
+        if (t == nullptr) {
+          const int64_t c = a.problem.index[row];
+          const float log_p = (to_float(x[c]) - stats.max) - stats.log_sum;
+          row_loss -= d.share.scale * d.weight_of(c) * log_p;
+          weight_sum += d.weight_of(c);
+        }
+      }
+      if (a.problem.reduction == Reduction::kNone) from_float(row_loss, loss + row);
+      loss_sum += row_loss;
+    }
+    losses[share] = loss_sum;
+    weights[share] = weight_sum;
+  });
+
+  double loss_sum = 0.0, weight_sum = 0.0;
+  for (int share = 0; share < threads; ++share) {
+    loss_sum += losses[share];
+    weight_sum += weights[share];
+  }
+  const double divided_by =
+      d.t == nullptr ? weight_sum : static_cast<double>(classes > 0 ? rows : 0);
+  *divisor = static_cast<float>(divided_by);
+  if (a.problem.reduction == Reduction::kNone) return;
+  // 0 / 0 is NaN: the mean over no rows, as PyTorch has it.
+  if (a.problem.reduction == Reduction::kMean) loss_sum /= divided_by;
+  from_float(static_cast<float>(loss_sum), loss);
+}
+
+template <typename T>
+void backward(const CrossEntropyBackward& a) {
+  const Typed<T> d(a.problem);
+  const int64_t rows = a.problem.rows, classes = a.problem.classes;
+  *a.row_at_fault = d.row_at_fault();
+  if (*a.row_at_fault >= 0) return;
+
+  const T* grad = static_cast<const T*>(a.grad);
+  T* grad_x = static_cast<T*>(a.grad_x);
+  T* grad_t = static_cast<T*>(a.grad_probability);
+  const float *max = a.stats, *log_sum = a.stats + rows, divisor = a.stats[2 * rows];
+  const bool is_per_row = a.problem.reduction == Reduction::kNone;
+  const float scale = a.problem.reduction == Reduction::kMean ? to_float(*grad) / divisor
+                      : is_per_row                            ? 0.0f
+                                                              : to_float(*grad);
+  const bool has_index = d.t == nullptr;
+  const float smoothed =
+      has_index && d.share.offset > 0.0f ? sum_of_q<T>(d.weight, nullptr, d.share, classes) : 0.0f;
+
+  parallel_for(rows, threads_for(a.problem), [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* x = d.x + row * classes;
+      const T* t = has_index ? nullptr : d.t + row * classes;
+      const RowStats stats{max[row], log_sum[row]};
+      if (d.is_ignored(row)) {
+        // As PyTorch, whose softmax is multiplied by 0 here: NaN where the row has no softmax.
+        const Vec v = broadcast(std::isfinite(stats.max + stats.log_sum) ? 0.0f : kNaN);
+        for_each_vector(classes, [&](int64_t i, int lanes) {
+          store_first(grad_x + row * classes + i, v, lanes);
+        });
+        continue;
+      }
+      const float s = is_per_row ? to_float(grad[row]) : scale;
+      const int64_t c = has_index ? a.problem.index[row] : 0;
+      const float hot = has_index ? d.share.scale * d.weight_of(c) : 0.0f;
+      const float q_sum = has_index ? smoothed + hot : sum_of_q(d.weight, t, d.share, classes);
+
+      if (grad_x != nullptr) {
+        T* out = grad_x + row * classes;
+        for_each_vector(classes, [&](int64_t i, int lanes) {
+          const Vec p = exp((load_first(x + i, lanes) - stats.max) - stats.log_sum);
+          store_first(out + i, s * (p * q_sum - q_of(d.weight, t, d.share, i, lanes)), lanes);
+        });
+        if (has_index) {
+          const float p = exp(broadcast((to_float(x[c]) - stats.max) - stats.log_sum))[0];
+          const float q = hot + d.share.offset * d.weight_of(c);
+          from_float(s * (p * q_sum - q), out + c);
+        }
+      }
+      if (grad_t != nullptr) {
+        T* out = grad_t + row * classes;
+        for_each_vector(classes, [&](int64_t i, int lanes) {
+          const Vec log_p = (load_first(x + i, lanes) - stats.max) - stats.log_sum;
+          Vec w = broadcast(-s * d.share.scale);
+          if (d.weight != nullptr) w *= load_first(d.weight + i, lanes);
+          store_first(out + i, w * log_p, lanes);
+        });
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void cross_entropy_forward_cpu(const CrossEntropyForward& args) {
+  args.problem.dtype == DType::kFloat32 ? forward<float>(args) : forward<BFloat16>(args);
+}
+
+void cross_entropy_backward_cpu(const CrossEntropyBackward& args) {
+  args.problem.dtype == DType::kFloat32 ? backward<float>(args) : backward<BFloat16>(args);
+}
+
+}  // namespace fastmodel::FASTMODEL_CAPABILITY
