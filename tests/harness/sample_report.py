@@ -289,6 +289,24 @@ def incomplete_after_gate() -> Report:
     )
 
 
+def interrupted() -> Report:
+    """Interrupted before anything was measured; the reasons are those that the bench gives."""
+    report = incomplete_after_gate()
+    reason = "interrupted by Ctrl-C during the correctness gate"
+    arms = {
+        name: replace(arm, missing={"train_time_s": "the run ended before this arm was trained"})
+        for name, arm in report.arms.items()
+    }
+    return replace(
+        report,
+        gate=None,
+        incomplete_reason=reason,
+        arms=arms,
+        swaps=[],
+        missing={"speedup": reason, "gate": reason},
+    )
+
+
 def gate_failed() -> Report:
     """One gradient is out of bound and one is not finite, so nothing was timed."""
     report = incomplete_after_gate()
@@ -428,6 +446,7 @@ VARIANTS = {
         tie,
         within_noise,
         incomplete_after_gate,
+        interrupted,
         gate_failed,
         missing_values,
         hostile,

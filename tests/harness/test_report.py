@@ -330,6 +330,14 @@ def test_other_tables_hold_the_record(variant: str) -> None:
             assert cells["Source of the rate"] == made.cost_rate.source
 
 
+def test_untrained_arm_says_why_it_was_not_trained() -> None:
+    for table in arms_tables("interrupted").values():
+        for row in ("Epochs trained", "Validation accuracy", "Training time to 98 %"):
+            assert table[row]["fastmodel"].removeprefix("n/a").strip(" []") == "2", row
+    assert "- [2] the run ended before this arm was trained\n" in markdown("interrupted")
+    assert "No picture: the run ended before this arm was trained." in page("interrupted")
+
+
 def test_window_length_that_was_never_chosen_is_missing() -> None:
     rows = {
         plain(row[0]): plain(row[1]) for row in parsed("incomplete_after_gate").tables["method"]
@@ -379,6 +387,7 @@ SENTENCES = {
         "The numbers of both arms agreed, but no speed was compared on mnist-cnn"
         " (interrupted before this was measured)."
     ),
+    "interrupted": "The run ended before speed was compared on mnist-cnn.",
     "gate_failed": (
         "fastmodel's numbers were wrong on mnist-cnn: 2 of 10 checks were out of"
         " bounds, so no speed is claimed."

@@ -60,8 +60,11 @@ def sentence(report: Report) -> str:
         )
     if report.speedup is None:
         gate = "the numbers of both arms agreed, but " if report.gate is not None else ""
-        reason = fmt.clean(why(report.missing, "speedup"))
-        text = f"{gate}no speed was compared on {workload} ({reason})."
+        reason = why(report.missing, "speedup")
+        if reason == report.incomplete_reason:  # said above the sentence
+            text = f"{gate}the run ended before speed was compared on {workload}."
+        else:
+            text = f"{gate}no speed was compared on {workload} ({fmt.clean(reason)})."
         return text[0].upper() + text[1:]
     return f"{_speed(report.speedup, workload)}{_accuracy(report)}."
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -155,7 +155,8 @@ def _epoch_count(arm: Arm) -> Cell:
 
 
 def _no_epochs(arm: Arm) -> str:
-    return arm.missing.get("epochs") or "no epoch was trained"
+    reasons = arm.missing
+    return reasons.get("epochs") or reasons.get("train_time_s") or "no epoch was trained"
 
 
 def _validation_accuracy(arm: Arm) -> Cell:
@@ -231,8 +232,12 @@ def step_part_names(report: Report) -> list[str]:
 
 def absent_reason(report: Report, name: str, default: str) -> str:
     """Why no arm has `name`: the reasons that the arms give, or else the default."""
-    reasons = dict.fromkeys(a.missing[name] for a in report.arms.values() if a.missing.get(name))
-    return fmt.clean("; ".join(reasons) or report.missing.get(name) or default)
+    given = (arm.missing.get(name, "") for arm in report.arms.values())
+    return _distinct(given) or fmt.clean(report.missing.get(name) or default)
+
+
+def _distinct(reasons: Iterable[str]) -> str:
+    return fmt.clean("; ".join(filter(None, dict.fromkeys(reasons))))
 
 
 def epochs(report: Report) -> Table:
@@ -257,7 +262,7 @@ def epochs(report: Report) -> Table:
         [*columns, "Validation accuracy", "Learning rate"],
         rows,
         numeric=frozenset(range(1, 7)),
-        absent=absent_reason(report, "epochs", "no epoch was trained"),
+        absent=_distinct(map(_no_epochs, report.arms.values())) or "no epoch was trained",
     )
 
 
