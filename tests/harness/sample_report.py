@@ -23,7 +23,7 @@ from fastmodel.harness.records import (
     WorkloadInfo,
 )
 
-HOSTILE = "</script><script>alert('x')</script>|**$x_2$**\x0b`模`&amp;\n\"quoted\""
+HOSTILE = "</script><script>alert('x')</script>|**$x_2$**\x08`模`&amp;\n\"quoted\""
 """Breaks HTML, an embedded script, Markdown tables, mathtext and XML where it is not escaped."""
 
 NO_POWER_COUNTER = "no power counter: /sys/class/powercap is not readable"
