@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import nn
+
 import fastmodel as fm
 from fastmodel.errors import GateError
 from fastmodel.harness import gate, measure, training
@@ -225,9 +227,10 @@ def describe(epoch: Epoch, epochs: int) -> str:
     )
 
 
-def swap_rows(model: object) -> list[SwapRow]:
-    """The plan that `fm.optimize` left on `model`, as records."""
+def swap_rows(model: nn.Module) -> list[SwapRow]:
+    """The plan that `fm.optimize` left on `model`, as records: swapped places, then those left."""
+    plan = fm.plan_of(model)
     return [
-        SwapRow(row.site, row.pattern, row.replacement, row.reason)
-        for row in fm.plan_of(model).rows
+        SwapRow(place.site, place.pattern, place.replacement, place.reason)
+        for place in (*plan.swaps, *plan.left)
     ]

@@ -30,7 +30,7 @@ from fastmodel.harness.records import Gate, GateCheck
 from fastmodel.harness.workloads.arms import Arm, Loop, torch_optimizer
 from fastmodel.harness.workloads.protocol import Options, Split, Workload
 
-_BATCH_SIZE = 16
+_MAX_BATCH_SIZE = 64  # kernels split their work by it, so it is that of the run where affordable
 _MULTIPLE = 4.0
 _PERTURBATIONS = 4
 _CANDIDATES = 8
@@ -59,7 +59,7 @@ def check(workload: Workload, options: Options, plain: Arm, optimized: Arm) -> G
     floor = _MULTIPLE * eps * (_depth(plain_loop.model) + 1)
 
     train = workload.train.to(options.device, torch.contiguous_format)
-    batch, conditioning = _well_conditioned_batch(model, loss, train, options.seed, eps, floor)
+    batch, conditioning = _well_conditioned_batch(model, loss, train, options, eps, floor)
     bounds = _Bounds(floor, conditioning)
 
     reference = _values(model, loss, _double(batch))
@@ -152,13 +152,14 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, gradients: Values)
 
 
 def _well_conditioned_batch(
-    model: nn.Module, loss: nn.Module, train: Split, seed: int, eps: float, floor: float
+    model: nn.Module, loss: nn.Module, train: Split, options: Options, eps: float, floor: float
 ) -> tuple[Split, dict[str, float]]:
     """The first batch whose float64 answer moves by less than 4 floors, or else the steadiest."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(options.seed)
     order = torch.randperm(len(train), generator=generator)
     best: tuple[float, Split, dict[str, float]] | None = None
-    for index in order.split(_BATCH_SIZE)[:_CANDIDATES]:
+    size = min(options.batch_size, _MAX_BATCH_SIZE)
+    for index in order.split(size)[:_CANDIDATES]:
         index = index.to(train.inputs.device)
         batch = Split(train.inputs[index], train.targets[index])
         conditioning = _conditioning(model, loss, _double(batch), eps, generator)

@@ -56,7 +56,7 @@ class Blobs(Workload):
 
 
 @dataclass(frozen=True)
-class PlanRow:
+class Place:
     site: str
     pattern: str
     replacement: str | None
@@ -76,7 +76,10 @@ def blobs(options) -> Blobs:
 @pytest.fixture
 def stand_ins(monkeypatch) -> None:
     """PyTorch's parts under fastmodel's names."""
-    plan = types.SimpleNamespace(rows=[PlanRow("0", "conv", None, "stand-in")])
+    plan = types.SimpleNamespace(
+        swaps=(Place("0", "Conv2d + ReLU", "ConvReLU2d", "fits"),),
+        left=(Place("5", "Linear", None, "no ReLU follows"),),
+    )
     optim = types.SimpleNamespace(Adam=torch.optim.Adam, SGD=torch.optim.SGD)
     monkeypatch.setattr(fm, "optimize", lambda model, inputs: copy.deepcopy(model), raising=False)
     monkeypatch.setattr(fm, "plan_of", lambda model: plan, raising=False)

@@ -49,7 +49,10 @@ def test_a_whole_run(run, tmp_path):
     assert result.speedup.baseline in ("eager", "eager-fused", "channels_last")
     assert result.speedup.optimized == "fastmodel"
     assert result.speedup.pairs == 2 == len(result.speedup.ratios)
-    assert [row.site for row in result.swaps] == ["0"]
+    assert [(row.site, row.replacement) for row in result.swaps] == [
+        ("0", "ConvReLU2d"),
+        ("5", None),
+    ]
     for arm in result.arms.values():
         assert arm.throughput_samples_per_s.estimate > 0
         assert arm.cost_usd_per_epoch > 0

@@ -114,7 +114,8 @@ def _build_fastmodel(workload: Workload, options: Options) -> Loop:
     torch.manual_seed(options.seed)
     plain = workload.model().to(options.device)
     examples = workload.train.head(options.batch_size).to(options.device, torch.contiguous_format)
-    with torch.random.fork_rng(devices=[]):  # trials must not move the generator that dropout uses
+    gpus = [torch.device(options.device)] if options.device != "cpu" else []
+    with torch.random.fork_rng(gpus):  # trials must not move the generator that dropout uses
         model = fm.optimize(plain, (examples.inputs,))
     spec = workload.optimizer()
     kind = getattr(fm.optim, spec.name, None)
