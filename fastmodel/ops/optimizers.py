@@ -109,10 +109,6 @@ class FusedStep(torch.optim.Optimizer):
         """Raise what PyTorch's step raises for this group."""
         raise NotImplementedError
 
-    def _library(self) -> Callable[[Tensor, Batch], None]:
-        """The library row's kernel."""
-        raise NotImplementedError
-
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform a single optimization step.
 
@@ -126,18 +122,25 @@ class FusedStep(torch.optim.Optimizer):
             BackendError: `use_backend` asked for a backend that cannot serve the step; nothing has been
                 written then.
         """
+        if torch.compiler.is_compiling():
+            return self._step_outside_graph(closure)
+        return self._step(closure)
+
+    @torch._disable_dynamo
+    def _step_outside_graph(self, closure: Callable[[], Any] | None) -> Any:
+        """Tracers see no addresses: a compiled loop leaves its graph for the step."""
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
             batches = [batch for group in self.param_groups for batch in self._batches(group)]
-            if torch.compiler.is_compiling():
-                kernels = [self._library()] * len(batches)
-            else:
-                kernels = [
-                    dispatch.choose(self._op, "step", batch.params[0], batch) for batch in batches
-                ]
+            kernels = [
+                dispatch.choose(self._op, "step", batch.params[0], batch) for batch in batches
+            ]
             if self.max_grad_norm is not None and batches:
                 self._clip(batches)
             for kernel, batch in zip(kernels, batches, strict=True):
@@ -156,8 +159,6 @@ class FusedStep(torch.optim.Optimizer):
         states = self._states(group, params)
         scale = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         whole = Batch(group, params, grads, states, None, None, None, *scale)
-        if torch.compiler.is_compiling():
-            return [whole]
         whole.refusal = _options_refusal(group, scale != (None, None)) or env.native_missing()
         if whole.refusal is None and dispatch.requested() not in ("library", "reference"):
             columns, steps = self._columns(group, states)

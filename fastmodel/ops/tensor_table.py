@@ -42,12 +42,13 @@ def _read_by_methods(columns: Sequence[list], steps: list[Tensor]) -> Table | No
     """`read` for a PyTorch without DLPack's exchange API (before 2.10): slower, tensor by tensor."""
     for i, row in enumerate(zip(*columns, strict=True)):
         is_flat = (
-            row[0].dtype == columns[0][0].dtype
+            all(entry is not None for entry in row)
+            and row[0].dtype == columns[0][0].dtype
             and refusal(row[0], row[1], row[2:], steps[i] if steps else None) is None
             and _is_dense(row[0])
             and strides_agree(row)
         )
-        if not is_flat or None in row[2:]:
+        if not is_flat:
             return None
     return native().tensor_table_of_addresses(
         [list(map(Tensor.data_ptr, column)) for column in columns],

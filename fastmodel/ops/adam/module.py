@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmodel.ops.adam import library, native_kernel
+from fastmodel.ops.adam import native_kernel
 from fastmodel.ops.optimizers import FusedStep, checked_max_grad_norm
 
 
@@ -28,9 +28,6 @@ class _AdamStep(FusedStep):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         self._init_group(group, [], [], [], [], [], [])  # type: ignore[attr-defined]
-
-    def _library(self):
-        return library.step
 
 
 class Adam(_AdamStep, torch.optim.Adam):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fastmodel.ops.optimizers import FusedStep, checked_max_grad_norm
-from fastmodel.ops.sgd import library
 
 
 class SGD(FusedStep, torch.optim.SGD):
@@ -72,6 +71,3 @@ class SGD(FusedStep, torch.optim.SGD):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         self._init_group(group, [], [], [])
-
-    def _library(self):
-        return library.step
