@@ -5,4 +5,18 @@ from fastmodel.env import VERSION as __version__
 from fastmodel.ops.dispatch import use_backend
 from fastmodel.ops.table import kernels
 
-__all__ = ["__version__", "errors", "functional", "kernels", "nn", "optim", "use_backend"]
+# Last: `fastmodel.optimize` is a package too, and the public name is its function.
+from fastmodel.optimize import Plan, optimize, plan_of  # isort: skip
+
+__all__ = [
+    "Plan",
+    "__version__",
+    "errors",
+    "functional",
+    "kernels",
+    "nn",
+    "optim",
+    "optimize",
+    "plan_of",
+    "use_backend",
+]

@@ -1,0 +1,174 @@
+"""What can be fused: a Conv2d or Linear, and the ReLU and max-pool that follow it.
+
+Sequences and graphs are both read as an anchor (the Conv2d or Linear) and the steps after it; `match` knows
+neither. max and ReLU commute, in value and in gradient (a window whose maximum is not positive passes none
+either way; among positive values ReLU keeps order and ties), so pool before ReLU is the same fused module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+import fastmodel.nn as fused_nn
+
+FUSED = (fused_nn.LinearReLU, fused_nn.ConvReLU2d, fused_nn.ConvReLUMaxPool2d)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is done next to the anchor's output."""
+
+    kind: str
+    """ "relu", "pool", "fork" (the value has more readers than one, or none) or "other"."""
+    label: str
+    refusal: str | None = None
+    """Why this ReLU or pool cannot be fused."""
+    pool: nn.MaxPool2d | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """A fused module that fits, and how many steps it absorbs."""
+
+    pattern: str
+    absorbs: int
+    make: Callable[[Any], nn.Module]
+    """Builds the fused module over the Parameters of the anchor that it is given."""
+    plain: nn.Sequential
+    pool_left: str | None = None
+    """Why a pool that follows stays, where it does."""
+
+
+@dataclass(frozen=True)
+class Miss:
+    """No fused module fits, and why."""
+
+    pattern: str
+    reason: str
+
+
+def is_anchor(module: nn.Module) -> bool:
+    """Could this module be the start of a fused one (subclasses are looked at, to say why not)?"""
+    return isinstance(module, (nn.Conv2d, nn.Linear))
+
+
+def is_fused(module: nn.Module) -> bool:
+    """Is it one of the modules that are swapped in?"""
+    return isinstance(module, FUSED)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Does anybody listen to this module's calls?"""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def anchor_refusal(anchor: nn.Module) -> str | None:
+    """Why this Conv2d or Linear cannot be fused with anything; None where it can."""
+    if nn.utils.parametrize.is_parametrized(anchor):
+        return "its weight is parametrized"
+    if type(anchor) not in (nn.Conv2d, nn.Linear):
+        return f"{type(anchor).__name__} is a subclass, its forward may differ"
+    if set(anchor._parameters) != {"weight", "bias"} or anchor._buffers or anchor._modules:
+        return "it has state beyond weight and bias (weight norm, pruning or the like)"
+    return "it has hooks" if has_hooks(anchor) else None
+
+
+def pool_refusal(pool: nn.MaxPool2d) -> str | None:
+    """Why this pool cannot be fused; None where it can."""
+    if pool.return_indices:
+        return "the pool returns indices"
+    if pool.ceil_mode:
+        return "the pool has ceil_mode"
+    if pool.padding not in (0, (0, 0), [0, 0]):
+        return f"the pool has padding {pool.padding}"
+    if pool.dilation not in (1, (1, 1), [1, 1]):
+        return f"the pool has dilation {pool.dilation}"
+    return None
+
+
+def step_of_module(module: nn.Module) -> Step:
+    """A module as a step."""
+    label = type(module).__name__
+    hooked = f"the {label} has hooks" if has_hooks(module) else None
+    if type(module) is nn.ReLU:
+        return Step("relu", "ReLU", hooked)
+    if type(module) is nn.MaxPool2d:
+        return Step("pool", "MaxPool2d", hooked or pool_refusal(module), module)
+    return Step("other", label)
+
+
+def describe(anchor: nn.Module, steps: Sequence[Step]) -> str:
+    """The chain in words, as far as its ReLU: "Conv2d + BatchNorm2d + ReLU"; alone where it has none."""
+    labels, steps = [type(anchor).__name__], steps[:2]
+    if any(step.kind == "relu" for step in steps):
+        while steps and steps[0].kind != "fork":
+            labels.append(steps[0].label)
+            steps = [] if steps[0].kind == "relu" else steps[1:]
+    return " + ".join(labels)
+
+
+def match(anchor: nn.Module, steps: Sequence[Step]) -> Match | Miss:
+    """The fused module for an anchor and what follows it, or the reason why there is none.
+
+    Args:
+        anchor: a Conv2d or Linear.
+        steps: what follows, each the only reader of the one before; two are enough.
+    """
+    refusal = anchor_refusal(anchor) or _relu_refusal(anchor, steps)
+    if refusal is not None:
+        return Miss(describe(anchor, steps), refusal)
+    return _linear(anchor) if type(anchor) is nn.Linear else _conv(anchor, steps)
+
+
+def _relu_refusal(anchor: nn.Module, steps: Sequence[Step]) -> str | None:
+    """Why no ReLU can be taken in: none there, out of reach, or refused."""
+    first, second = ([*steps, None, None])[:2]
+    if first is None:
+        return "no ReLU after it"
+    if first.kind == "fork":
+        return f"its output has {first.label}"
+    if first.kind == "relu":
+        return first.refusal
+    if second is None or second.kind != "relu":
+        return f"no ReLU after it (next: {first.label})"
+    if first.kind == "pool" and isinstance(anchor, nn.Conv2d):
+        return first.refusal or second.refusal
+    name = "batch norm" if first.label.startswith(("BatchNorm", "batch_norm")) else first.label
+    return f"{name} between it and the ReLU"
+
+
+def _linear(anchor: nn.Module) -> Match:
+    return Match(
+        "Linear + ReLU",
+        1,
+        fused_nn.LinearReLU.from_torch,
+        nn.Sequential(anchor, nn.ReLU()),
+    )
+
+
+def _conv(anchor: nn.Module, steps: Sequence[Step]) -> Match:
+    pool = next((step for step in steps[:2] if step.kind == "pool"), None)
+    if pool is None or pool.pool is None or pool.refusal is not None:
+        return Match(
+            "Conv2d + ReLU",
+            1,
+            fused_nn.ConvReLU2d.from_torch,
+            nn.Sequential(anchor, nn.ReLU()),
+            None if pool is None else pool.refusal,
+        )
+    window = pool.pool
+    return Match(
+        describe(anchor, [*steps[:2]]) + ("" if pool is steps[0] else " + MaxPool2d"),
+        2,
+        lambda anchor: fused_nn.ConvReLUMaxPool2d.from_torch(anchor, window),
+        nn.Sequential(anchor, nn.ReLU(), nn.MaxPool2d(window.kernel_size, window.stride)),
+    )

@@ -1,0 +1,122 @@
+"""Go through a model's Conv2d and Linear modules: where does a fused module fit, and where not and why?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from fastmodel.errors import InputError
+from fastmodel.optimize import functional, patterns, sequential
+from fastmodel.optimize.plan import Place
+from fastmodel.optimize.select import Candidate
+from fastmodel.optimize.traced import UntraceableError
+from fastmodel.optimize.trial import Call, Observation
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place that fits: what to do there, and its row of the plan."""
+
+    target: sequential.SequentialPlace | functional.TracedPlace
+    place: Place
+    candidate: Candidate
+
+
+class Finder:
+    """Goes through a model's Conv2d and Linear modules."""
+
+    def __init__(self, model: nn.Module, seen: Observation) -> None:
+        self._model, self._seen = model, seen
+        self._captures: dict[str, functional.Capture | UntraceableError] = {}
+
+    def rows(self) -> Iterator[Site | Place]:
+        """Every place: a site where it fits, else its row among those left."""
+        for name, module in self._model.named_modules():
+            if patterns.is_anchor(module):
+                yield from self._rows_of(name, module)
+
+    def _rows_of(self, name: str, anchor: nn.Module) -> Iterator[Site | Place]:
+        calls = self._seen.calls.get(name, [])
+        kind = type(anchor).__name__
+        if patterns.is_fused(anchor):
+            yield Place(name, kind, None, _shape(calls, 0), "already fused")
+        elif not calls:
+            yield Place(name, kind, None, None, "the example inputs do not reach it")
+        elif self._is_in_sequence(name):
+            found = sequential.find(self._model, name, self._seen)
+            yield from self._row(name, anchor, calls, 0, found)
+        else:
+            for caller in dict.fromkeys(call.caller for call in calls):
+                own = [call for call in calls if call.caller == caller]
+                yield from self._traced_rows(name, anchor, caller, own)
+
+    def _is_in_sequence(self, name: str) -> bool:
+        return bool(name) and sequential.is_sequence(
+            self._model.get_submodule(name.rpartition(".")[0])
+        )
+
+    def _traced_rows(
+        self, name: str, anchor: nn.Module, caller: str | None, calls: list[Call]
+    ) -> Iterator[Site | Place]:
+        """One row for each call in the caller's forward."""
+        kind = type(anchor).__name__
+        if caller is None:
+            yield Place(name, kind, None, _shape(calls, 0), "no ReLU after it (it is the model)")
+            return
+        try:
+            found = functional.find(self._model, anchor, self._capture(caller))
+        except UntraceableError as error:
+            where = type(self._model.get_submodule(caller)).__name__
+            yield Place(name, kind, None, _shape(calls, 0), f"{where}: {error}")
+            return
+        if not found:
+            yield Place(name, kind, None, _shape(calls, 0), "its call is not in the caller's graph")
+        for ordinal, item in enumerate(found):
+            label = name if len(found) == 1 else f"{name} (call {ordinal + 1})"
+            yield from self._row(label, anchor, calls, ordinal, item)
+
+    def _capture(self, caller: str) -> functional.Capture:
+        if caller not in self._captures:
+            try:
+                self._captures[caller] = functional.capture(self._model, caller, self._seen)
+            except UntraceableError as error:
+                self._captures[caller] = error
+        found = self._captures[caller]
+        if isinstance(found, UntraceableError):
+            raise found
+        return found
+
+    def _row(
+        self,
+        site: str,
+        anchor: nn.Module,
+        calls: list[Call],
+        ordinal: int,
+        found: sequential.SequentialPlace | functional.TracedPlace | patterns.Miss,
+    ) -> Iterator[Site | Place]:
+        shape = _shape(calls, ordinal)
+        if isinstance(found, patterns.Miss):
+            yield Place(site, found.pattern, None, shape, found.reason)
+            return
+        match = found.match
+        try:
+            fused = match.make(anchor)
+        except InputError as error:
+            yield Place(site, match.pattern, None, shape, str(error))
+            return
+        call = calls[min(ordinal, len(calls) - 1)]
+        how = "sequential" if isinstance(found, sequential.SequentialPlace) else "fx"
+        place = Place(site, match.pattern, type(fused).__name__, shape, "", how)
+        yield Site(
+            found,
+            place,
+            Candidate(site, match.pattern, match.plain, fused, shape, call.dtype, call.device),
+        )
+        if match.pool_left is not None:
+            yield Place(site, f"{match.pattern} + MaxPool2d", None, shape, match.pool_left)
+
+
+def _shape(calls: list[Call], ordinal: int) -> tuple[int, ...] | None:
+    return calls[min(ordinal, len(calls) - 1)].shape if calls else None

@@ -1,0 +1,172 @@
+"""Runs of a model on the example inputs: what calls what, and do two models agree?
+
+Every run is on a copy whose buffers are its own, without gradients, and leaves the random state as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from fastmodel.optimize.clone import shared_clone
+from fastmodel.optimize.patterns import is_anchor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The arguments of one call of the model."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+    def fresh(self) -> Examples:
+        """The same with every tensor copied, for a model that writes to its inputs."""
+        return Examples(
+            *pytree.tree_map_only(torch.Tensor, torch.clone, (self.args, dict(self.kwargs)))
+        )
+
+    def devices(self) -> set[torch.device]:
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        return {leaf.device for leaf in leaves if isinstance(leaf, torch.Tensor)}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a Conv2d or Linear."""
+
+    caller: str | None
+    """Qualified name of the module whose forward called it; None where it is the model itself."""
+    shape: tuple[int, ...] | None
+    dtype: torch.dtype | None
+    device: torch.device | None
+
+
+@dataclass
+class Observation:
+    """What happened in one run, by qualified name."""
+
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+    """Of every Conv2d and Linear that was reached."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """How often each module was called."""
+    arguments: dict[str, tuple[tuple, dict[str, Any]]] = field(default_factory=dict)
+    """Of each module's first call, an empty tensor in the place of each tensor."""
+
+
+def observe(model: nn.Module, examples: Examples) -> Observation:
+    """Run a copy of the model in evaluation mode and write down who calls whom."""
+    copy = shared_clone(model, own_buffers=True)
+    seen = Observation()
+    stack: list[str] = []
+
+    def enter(name, module, args, kwargs):
+        if is_anchor(module):
+            x = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
+            facts = (None, None, None) if x is None else (tuple(x.shape), x.dtype, x.device)
+            seen.calls.setdefault(name, []).append(Call(stack[-1] if stack else None, *facts))
+        seen.counts[name] = seen.counts.get(name, 0) + 1
+        seen.arguments.setdefault(name, (tuple(map(_brief, args)), _brief_values(kwargs)))
+        stack.append(name)
+
+    for name, module in copy.named_modules():
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs, name=name: enter(name, module, args, kwargs),
+            with_kwargs=True,
+        )
+        module.register_forward_hook(lambda *_: stack.pop() and None)
+    _run(copy, examples, training=False)
+    return seen
+
+
+def _brief(value: Any) -> Any:
+    return torch.empty(0) if isinstance(value, torch.Tensor) else value
+
+
+def _brief_values(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _brief(value) for name, value in values.items()}
+
+
+def outputs(model: nn.Module, examples: Examples, *, training: bool) -> Any:
+    """What a model returns in one of its modes; dropout is left out, so that layouts cannot move its mask."""
+    with _WithoutDropout():
+        return _run(model, examples, training=training)
+
+
+def disagreement(expected: Any, found: Any) -> str | None:
+    """Where two outputs differ beyond rounding, in words; None where they agree.
+
+    The bound is half of the dtype's digits, relative to the largest value of each tensor.
+    """
+    wanted, expected_spec = pytree.tree_flatten(expected)
+    given, found_spec = pytree.tree_flatten(found)
+    if expected_spec != found_spec:
+        return "its output has another structure"
+    for a, b in zip(wanted, given, strict=True):
+        if type(a) is not type(b):
+            return f"it returns {type(b).__name__} instead of {type(a).__name__}"
+        if not isinstance(a, torch.Tensor):
+            continue
+        if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+            return "its output has another shape, dtype or device"
+        if a.is_floating_point():
+            bound = torch.finfo(a.dtype).eps ** 0.5
+            scale = a[a.isfinite()].abs().max().item() if a.isfinite().any() else 0.0
+            if not torch.allclose(a, b, rtol=0.0, atol=bound * scale, equal_nan=True):
+                return f"its output differs by more than {bound:.1g} of the largest value"
+        elif not torch.equal(a, b):
+            return f"its {str(a.dtype).removeprefix('torch.')} output differs"
+    return None
+
+
+def _run(model: nn.Module, examples: Examples, *, training: bool) -> Any:
+    model.train(training)
+    fresh = examples.fresh()
+    with _random_state_kept(examples), torch.no_grad():
+        return model(*fresh.args, **fresh.kwargs)
+
+
+@contextlib.contextmanager
+def _random_state_kept(examples: Examples) -> Iterator[None]:
+    """PyTorch's, Python's and NumPy's generators as they were, after the block."""
+    numpy = sys.modules.get("numpy")
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    gpus = [device for device in examples.devices() if device.type == "cuda"]
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+
+
+_DROPOUTS = {
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    torch.dropout,
+    torch.dropout_,
+}
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Every dropout returns its input."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        return func(*args, **(kwargs or {}))
