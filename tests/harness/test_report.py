@@ -459,6 +459,7 @@ def test_throughput_picture_has_a_bar_an_arm_in_proportion(width: str) -> None:
         rate = arms[name].throughput_samples_per_s
         assert rate is not None
         left, right = extent(by_id(chart, rf".*-arm-{index}")[0])
+        assert 0 <= left < 5, "bars start at the left edge, which is zero"
         scales.append((right - left) / rate.estimate)
         ends = [x for x, _ in uses(by_id(chart, rf".*-interval-{index}")[0])]
         assert ends == pytest.approx([left + scales[0] * end for end in rate.ci95], abs=0.01)
@@ -472,22 +473,30 @@ def _rate(arm: sample_report.Arm) -> str:
     return f"{arm.throughput_samples_per_s.estimate:,.0f}"
 
 
+FIELDS = {
+    "loss-wide": {"training": "train_loss", "validation": "validation_loss"},
+    "accuracy-narrow": {"validation": "validation_accuracy"},
+}
+
+
+@pytest.mark.parametrize("chart", FIELDS)
 @pytest.mark.parametrize("variant", ["full", "single_arm", "long_run"])
-def test_curves_have_a_marker_an_epoch(variant: str) -> None:
+def test_curves_have_a_marker_an_epoch_at_its_value(variant: str, chart: str) -> None:
     trained = [arm for arm in report(variant).arms.values() if arm.epochs]
-    for chart, series in (
-        ("loss-wide", ["training", "validation"]),
-        ("accuracy-narrow", ["validation"]),
-    ):
-        for name in series:
-            for index, arm in enumerate(trained):
-                (line,) = by_id(svgs(variant)[chart], rf"{chart}-{name}-{index}")
-                xs = [x for x, _ in uses(line)]
-                ys = [y for _, y in uses(line)]
-                assert len(xs) == len(arm.epochs)
-                assert xs == sorted(xs)
-                # Loss falls and accuracy rises in every sample.
-                assert ys == sorted(ys, reverse=chart.startswith("accuracy"))
+    drawn = []
+    for name, field in FIELDS[chart].items():
+        for index, arm in enumerate(trained):
+            (line,) = by_id(svgs(variant)[chart], rf"{chart}-{name}-{index}")
+            values = [(e.elapsed_train_time_s, getattr(e, field)) for e in arm.epochs]
+            drawn += list(zip(values, uses(line), strict=True))
+    # One linear map takes every time to its x, and another every value to its y.
+    for axis, is_rightwards in ((0, True), (1, False)):  # SVG's y grows downwards
+        pairs = sorted((value[axis], position[axis]) for value, position in drawn)
+        (low, start), (high, end) = pairs[0], pairs[-1]
+        assert abs(end - start) > 100 and (end > start) == is_rightwards
+        for value, position in pairs:
+            expected = start + (value - low) / (high - low) * (end - start)
+            assert position == pytest.approx(expected, abs=0.01)
 
 
 def test_curves_leave_out_what_is_not_finite() -> None:
@@ -507,6 +516,7 @@ def test_step_picture_stacks_every_part(width: str) -> None:
         drawn = by_id(chart, rf"steps-{width}-part-{index}-\d+")
         assert len(drawn) == len(parts)
         ends = [extent(part) for part in drawn]
+        assert 0 <= ends[0][0] < 5, "bars start at the left edge, which is zero"
         for (_, right), (left, _) in pairwise(ends):
             assert left == pytest.approx(right, abs=0.01)
         lengths = sorted(right - left for left, right in ends)
