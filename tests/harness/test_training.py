@@ -115,3 +115,18 @@ def epoch_at(number: int, accuracy: float) -> Epoch:
 def test_time_to_accuracy_is_the_first_epoch_that_reached_it():
     epochs = [epoch_at(1, 0.97), epoch_at(2, 0.98), epoch_at(3, 0.979)]
     assert training.time_to_accuracy(epochs) == {"0.98": 4.0, "0.99": None}
+
+
+def test_every_epoch_shuffles_anew(blobs, options):
+    loop = default_arms(blobs)[0].build(blobs, options)
+    step, seen = loop.step, []
+
+    def noting(inputs, targets):
+        seen.append(inputs.sum().item())
+        return step(inputs, targets)
+
+    loop.step = noting
+    list(training.train(loop, blobs, options))
+    first, second = seen[:8], seen[8:]
+    assert len(second) == 8
+    assert first != second
