@@ -21,11 +21,6 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = f"{ROOT / 'examples' / 'own_loop.py'}:make_workload"
 QUICK = ["--pairs", "2", "--window-s", "0.01"]
 
-needs_fastmodel_arm = pytest.mark.skipif(
-    not all(hasattr(fm, name) for name in ("optimize", "plan_of", "optim")),
-    reason="fm.optimize, fm.plan_of or fm.optim is not there yet",
-)
-
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
     code = cli.main([str(argument) for argument in arguments])
@@ -135,7 +130,6 @@ def test_kernels(capsys):
     assert code == 0 and all(row["op"] in out for row in rows)
 
 
-@needs_fastmodel_arm
 def test_bench_end_to_end_over_the_example(capsys, tmp_path):
     """The real fastmodel arm, over the example that the documentation shows."""
     arguments = ["bench", EXAMPLE, *QUICK, "--out", tmp_path, "--rate-usd-per-h", "0.1"]
@@ -157,7 +151,6 @@ def test_bench_end_to_end_over_the_example(capsys, tmp_path):
     assert json.loads(out)["rows"][0]["name"] == "speedup"
 
 
-@needs_fastmodel_arm
 def test_bench_json_on_stdout_is_the_file(capsys, tmp_path):
     arguments = ["bench", EXAMPLE, *QUICK, "--train", "none", "--out", tmp_path, "--json"]
     code, out, _ = run(capsys, *arguments)
@@ -165,7 +158,6 @@ def test_bench_json_on_stdout_is_the_file(capsys, tmp_path):
     assert out == (tmp_path / "report.json").read_text()
 
 
-@needs_fastmodel_arm
 def test_ctrl_c_leaves_a_readable_incomplete_report(tmp_path):
     command = [sys.executable, "-m", "fastmodel", "bench", EXAMPLE, "--out", str(tmp_path)]
     # Far more pairs than anyone waits for: the signal arrives in the middle of them.

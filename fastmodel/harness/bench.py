@@ -186,6 +186,7 @@ class Bench:
                 self._store.append(epoch, arm=arm.name)
                 self._progress.say(f"{arm.name} {describe(epoch, options.epochs)}")
                 self._progress.advance()
+        assert meter.reading is not None  # the meter has ended
         self._draft.readings[arm.name] = meter.reading
         loss, accuracy = training.evaluate(loop, loop.place(self._workload.test))
         self._draft.tests[arm.name] = Test(loss if math.isfinite(loss) else None, accuracy)

@@ -93,7 +93,9 @@ def _compare(
         error = _error(by_optimized[name], expected) if name in by_optimized else math.inf
         bound = bounds.of(name, baseline_error)
         passed = error <= bound  # False for NaN on either side
-        checks.append(GateCheck(name, *map(_finite, (error, baseline_error, bound)), passed))
+        checks.append(
+            GateCheck(name, _finite(error), _finite(baseline_error), _finite(bound), passed)
+        )
     unknown = [name for name in by_optimized if name not in reference]
     return checks + [GateCheck(f"unexpected {name}", None, None, None, False) for name in unknown]
 

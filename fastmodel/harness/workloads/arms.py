@@ -85,8 +85,10 @@ def torch_optimizer(
     kind = getattr(torch.optim, spec.name, None)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         raise InputError(f"optimizer {spec.name!r} is not in torch.optim; name one that is")
-    extra = {"fused": True} if fused and spec.name in _HAS_FUSED else {}
-    return kind(parameters, **spec.options, **extra)
+    options = dict(spec.options)
+    if fused and spec.name in _HAS_FUSED:
+        options["fused"] = True
+    return kind(parameters, **options)
 
 
 def _build_eager(workload: Workload, options: Options) -> Loop:
@@ -105,7 +107,8 @@ def _build(
     workload: Workload, options: Options, memory_format: torch.memory_format, fused: bool
 ) -> Loop:
     torch.manual_seed(options.seed)
-    model = workload.model().to(options.device, memory_format=memory_format)
+    model = workload.model().to(torch.device(options.device))
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]  # in no stub
     optimizer = torch_optimizer(workload.optimizer(), model.parameters(), fused)
     return Loop(model, workload.loss().to(options.device), optimizer, memory_format, options.device)
 
