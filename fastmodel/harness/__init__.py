@@ -1,0 +1,1 @@
+"""The harness: baseline against optimized, measured, trained, profiled and reported."""

@@ -28,12 +28,15 @@ def _from_environment() -> str | None:
     return _checked(name, "FASTMODEL_BACKEND") if name else None
 
 
+# What the innermost `use_backend` asked for, _AUTOMATIC for None; None outside of any.
 _requested: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+_AUTOMATIC = ""
 
 
 def requested() -> str | None:
     """The backend in force: of the innermost `use_backend`, else of FASTMODEL_BACKEND, else None."""
-    return _requested.get() or _from_environment()
+    name = _requested.get()
+    return _from_environment() if name is None else name or None
 
 
 @contextlib.contextmanager
@@ -41,14 +44,15 @@ def use_backend(name: str | None) -> Iterator[None]:
     """Serve every fused op in this block by one backend; a request is never silently replaced.
 
     Args:
-        name: "cpu", "cuda", "triton", "library" or "reference"; None returns to automatic choice.
+        name: "cpu", "cuda", "triton", "library" or "reference"; None for automatic choice,
+            whatever FASTMODEL_BACKEND says.
 
     Raises:
         InputError: the name is unknown.
         BackendError: (at the call of an op) the backend cannot serve it: it is not built, there is no such
             device, or it has no kernel for these arguments.
     """
-    token = _requested.set(None if name is None else _checked(name, "use_backend"))
+    token = _requested.set(_AUTOMATIC if name is None else _checked(name, "use_backend"))
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from fastmodel.ops.optimizers import Batch
+from fastmodel.ops.batch import Batch
 from fastmodel.ops.tensor_table import strides_agree
 
 

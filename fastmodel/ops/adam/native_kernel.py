@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from fastmodel.env import native
+from fastmodel.ops.batch import Batch
 from fastmodel.ops.native import threads
-from fastmodel.ops.optimizers import Batch
 from fastmodel.ops.tensor_table import Staging
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from fastmodel.ops.optimizers import Batch
+from fastmodel.ops.batch import Batch
 from fastmodel.ops.tensor_table import strides_agree
 
 

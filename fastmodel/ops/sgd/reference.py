@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastmodel.ops.optimizers import Batch
+from fastmodel.ops.batch import Batch
 
 
 def step(lead: Tensor, batch: Batch) -> None:
