@@ -12,7 +12,8 @@ import fastmodel as fm
 FACES = [fm, fm.nn, fm.functional, fm.optim, fm.errors]
 NAMES = {
     fm: {
-        *("__version__", "errors", "functional", "kernels", "nn", "optim", "use_backend"),
+        *("Plan", "__version__", "errors", "functional", "kernels", "nn", "optim", "optimize"),
+        *("plan_of", "use_backend"),
     },
     fm.nn: {"ConvReLU2d", "ConvReLUMaxPool2d", "CrossEntropyLoss", "LinearReLU"},
     fm.functional: {"conv_relu", "conv_relu_maxpool", "cross_entropy", "linear_relu"},
