@@ -39,7 +39,20 @@ struct ConvReluBackward {
   int threads;
 };
 
+// For a backward whose products are somebody else's: masks the gradient and sums the bias gradient
+// in one pass. All are (rows, channels), row-major.
+struct ConvReluMask {
+  const void* grad;
+  const void* out;
+  void* masked;
+  void* grad_bias;  // or null
+  int64_t rows, channels;
+  DType dtype;
+  int threads;
+};
+
 FASTMODEL_CPU_KERNEL(conv_relu_forward_cpu, ConvReluForward)
 FASTMODEL_CPU_KERNEL(conv_relu_backward_cpu, ConvReluBackward)
+FASTMODEL_CPU_KERNEL(conv_relu_mask_cpu, ConvReluMask)
 
 }  // namespace fastmodel

@@ -29,6 +29,15 @@ void bind_conv_relu(py::module_& module) {
                                 static_cast<DType>(dtype), threads});
       },
       ReleaseGil());
+  module.def(
+      "conv_relu_mask_cpu",
+      [](uintptr_t grad, uintptr_t out, uintptr_t masked, uintptr_t grad_bias, int64_t rows,
+         int64_t channels, int dtype, int threads) {
+        conv_relu_mask_cpu({pointer<void>(grad), pointer<void>(out), pointer<void>(masked),
+                            pointer<void>(grad_bias), rows, channels, static_cast<DType>(dtype),
+                            threads});
+      },
+      ReleaseGil());
 }
 
 }  // namespace fastmodel

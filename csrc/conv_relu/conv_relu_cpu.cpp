@@ -7,6 +7,7 @@
 // FLOPs forward: 2 * N * P * Q * K * C * R * S. Bytes: x once, weight once, out once.
 #include "common/conv_backward.h"
 #include "common/conv_forward.h"
+#include "common/relu_mask.h"
 #include "conv_relu/conv_relu.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
@@ -93,6 +94,12 @@ void backward(const ConvReluBackward& a) {
                  });
 }
 
+template <typename T>
+void mask(const ConvReluMask& a) {
+  relu_mask(static_cast<const T*>(a.grad), static_cast<const T*>(a.out), static_cast<T*>(a.masked),
+            static_cast<T*>(a.grad_bias), a.rows, a.channels, a.threads);
+}
+
 }  // namespace
 
 void conv_relu_forward_cpu(const ConvReluForward& args) {
@@ -101,6 +108,10 @@ void conv_relu_forward_cpu(const ConvReluForward& args) {
 
 void conv_relu_backward_cpu(const ConvReluBackward& args) {
   args.dtype == DType::kFloat32 ? backward<float>(args) : backward<BFloat16>(args);
+}
+
+void conv_relu_mask_cpu(const ConvReluMask& args) {
+  args.dtype == DType::kFloat32 ? mask<float>(args) : mask<BFloat16>(args);
 }
 
 }  // namespace fastmodel::FASTMODEL_CAPABILITY

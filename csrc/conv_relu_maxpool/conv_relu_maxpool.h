@@ -42,7 +42,31 @@ struct ConvReluMaxpoolBackward {
   int threads;
 };
 
+// For shapes whose convolution is better left to a library: its output, (N, P, Q, K), to out and
+// argmax.
+struct ConvReluMaxpoolPool {
+  ConvShape shape;
+  const void* dense;
+  void* out;
+  uint8_t* argmax;
+  DType dtype;
+  int threads;
+};
+
+// The gradient of the convolution's output, (N, P, Q, K), and of the bias, from that of out.
+struct ConvReluMaxpoolScatter {
+  ConvShape shape;
+  const void* grad;
+  const uint8_t* argmax;
+  void* dense;
+  void* grad_bias;  // or null
+  DType dtype;
+  int threads;
+};
+
 FASTMODEL_CPU_KERNEL(conv_relu_maxpool_forward_cpu, ConvReluMaxpoolForward)
 FASTMODEL_CPU_KERNEL(conv_relu_maxpool_backward_cpu, ConvReluMaxpoolBackward)
+FASTMODEL_CPU_KERNEL(conv_relu_maxpool_pool_cpu, ConvReluMaxpoolPool)
+FASTMODEL_CPU_KERNEL(conv_relu_maxpool_scatter_cpu, ConvReluMaxpoolScatter)
 
 }  // namespace fastmodel

@@ -31,6 +31,23 @@ void bind_conv_relu_maxpool(py::module_& module) {
              threads});
       },
       ReleaseGil());
+  module.def(
+      "conv_relu_maxpool_pool_cpu",
+      [](const ConvSizes& sizes, uintptr_t dense, uintptr_t out, uintptr_t argmax, int dtype,
+         int threads) {
+        conv_relu_maxpool_pool_cpu({conv_shape(sizes), pointer<void>(dense), pointer<void>(out),
+                                    pointer<uint8_t>(argmax), static_cast<DType>(dtype), threads});
+      },
+      ReleaseGil());
+  module.def(
+      "conv_relu_maxpool_scatter_cpu",
+      [](const ConvSizes& sizes, uintptr_t grad, uintptr_t argmax, uintptr_t dense,
+         uintptr_t grad_bias, int dtype, int threads) {
+        conv_relu_maxpool_scatter_cpu(
+            {conv_shape(sizes), pointer<void>(grad), pointer<uint8_t>(argmax), pointer<void>(dense),
+             pointer<void>(grad_bias), static_cast<DType>(dtype), threads});
+      },
+      ReleaseGil());
 }
 
 }  // namespace fastmodel

@@ -37,6 +37,12 @@ struct WindowMax {
       }
     }
   }
+
+  template <typename T>
+  FASTMODEL_INLINE void write(int v, int32_t dead, T* out, uint8_t* argmax, int lanes) const {
+    store_first(out, relu(value[v]), lanes);
+    store_bytes(argmax, value[v] <= 0.0f ? IVec{} + dead : position[v], lanes);
+  }
 };
 
 template <int kVecs, typename T>
@@ -82,10 +88,8 @@ void forward(const ConvReluMaxpoolForward& a) {
           const int lanes =
               static_cast<int>(std::min<int64_t>(kLanes, shape.k - first - v * kLanes));
           if (lanes <= 0) break;
-          const IVec is_dead = best.value[v] <= 0.0f;
-          store_first(static_cast<T*>(a.out) + at + v * kLanes, relu(best.value[v]), lanes);
-          store_bytes(a.argmax + at + v * kLanes, is_dead ? IVec{} + dead : best.position[v],
-                      lanes);
+          best.write(v, dead, static_cast<T*>(a.out) + at + v * kLanes, a.argmax + at + v * kLanes,
+                     lanes);
         }
       }
     }
@@ -119,6 +123,74 @@ void backward(const ConvReluMaxpoolBackward& a) {
                  });
 }
 
+template <typename T>
+void pool(const ConvReluMaxpoolPool& a) {
+  const ConvShape& shape = a.shape;
+  const int32_t dead = static_cast<int32_t>(shape.window());
+  parallel_for(shape.n * shape.pp, a.threads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t n = row / shape.pp, h = row % shape.pp * shape.pool_stride_h;
+      for (int64_t pq = 0; pq < shape.pq; ++pq) {
+        const T* from = static_cast<const T*>(a.dense) +
+                        ((n * shape.p + h) * shape.q + pq * shape.pool_stride_w) * shape.k;
+        const int64_t at = (row * shape.pq + pq) * shape.k;
+        for (int64_t k = 0; k < shape.k; k += kLanes) {
+          const int lanes = static_cast<int>(std::min<int64_t>(kLanes, shape.k - k));
+          WindowMax<1> best;
+          for (int64_t j = 0; j < shape.window(); ++j) {
+            const int64_t pixel = j / shape.pool_s * shape.q + j % shape.pool_s;
+            const Vec value[1][1] = {{load_first(from + pixel * shape.k + k, lanes)}};
+            best.take(value, j);
+          }
+          best.write(0, dead, static_cast<T*>(a.out) + at + k, a.argmax + at + k, lanes);
+        }
+      }
+    }
+  });
+}
+
+// One image after the other: zeroes it, adds each window's gradient where its maximum was, sums the
+// bias.
+template <typename T>
+void scatter(const ConvReluMaxpoolScatter& a) {
+  const ConvShape& shape = a.shape;
+  const int64_t k_count = shape.k;
+  const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(a.threads, shape.n));
+  const std::unique_ptr<float[]> sums(new float[shares * k_count]());
+  parallel_for(shape.n, a.threads, [&](int64_t begin, int64_t end, int thread) {
+    float* own = sums.get() + thread * k_count;
+    for (int64_t n = begin; n < end; ++n) {
+      T* image = static_cast<T*>(a.dense) + n * shape.p * shape.q * k_count;
+      std::memset(image, 0, shape.p * shape.q * k_count * sizeof(T));
+      for (int64_t p = 0; p < shape.pp; ++p) {
+        for (int64_t q = 0; q < shape.pq; ++q) {
+          const int64_t at = ((n * shape.pp + p) * shape.pq + q) * k_count;
+          T* to = image + (p * shape.pool_stride_h * shape.q + q * shape.pool_stride_w) * k_count;
+          for (int64_t k = 0; k < k_count; k += kLanes) {
+            const int lanes = static_cast<int>(std::min<int64_t>(kLanes, k_count - k));
+            const Vec g = load_first(static_cast<const T*>(a.grad) + at + k, lanes);
+            const IVec slot = load_bytes(a.argmax + at + k, lanes);
+            for (int64_t j = 0; j < shape.window(); ++j) {
+              const int64_t pixel = j / shape.pool_s * shape.q + j % shape.pool_s;
+              T* target = to + pixel * k_count + k;
+              const Vec live = slot == static_cast<int32_t>(j) ? g : Vec{};
+              store_first(target, load_first(target, lanes) + live, lanes);
+            }
+            const Vec live = slot == static_cast<int32_t>(shape.window()) ? Vec{} : g;
+            store_first(own + k, load_first(own + k, lanes) + live, lanes);
+          }
+        }
+      }
+    }
+  });
+  if (a.grad_bias == nullptr) return;
+  for (int64_t k = 0; k < k_count; ++k) {
+    float total = 0.0f;
+    for (int64_t i = 0; i < shares; ++i) total += sums[i * k_count + k];
+    from_float(total, static_cast<T*>(a.grad_bias) + k);
+  }
+}
+
 }  // namespace
 
 void conv_relu_maxpool_forward_cpu(const ConvReluMaxpoolForward& args) {
@@ -127,6 +199,14 @@ void conv_relu_maxpool_forward_cpu(const ConvReluMaxpoolForward& args) {
 
 void conv_relu_maxpool_backward_cpu(const ConvReluMaxpoolBackward& args) {
   args.dtype == DType::kFloat32 ? backward<float>(args) : backward<BFloat16>(args);
+}
+
+void conv_relu_maxpool_pool_cpu(const ConvReluMaxpoolPool& args) {
+  args.dtype == DType::kFloat32 ? pool<float>(args) : pool<BFloat16>(args);
+}
+
+void conv_relu_maxpool_scatter_cpu(const ConvReluMaxpoolScatter& args) {
+  args.dtype == DType::kFloat32 ? scatter<float>(args) : scatter<BFloat16>(args);
 }
 
 }  // namespace fastmodel::FASTMODEL_CAPABILITY

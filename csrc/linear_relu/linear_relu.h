@@ -36,7 +36,19 @@ struct LinearReluBackward {
   int threads;
 };
 
+// For a backward whose products are somebody else's: g and grad_bias in one pass.
+struct LinearReluMask {
+  const void* grad;  // (rows, out_features)
+  const void* out;   // (rows, out_features)
+  void* masked;      // (rows, out_features)
+  void* grad_bias;   // (out_features), or null
+  int64_t rows, out_features;
+  DType dtype;
+  int threads;
+};
+
 FASTMODEL_CPU_KERNEL(linear_relu_forward_cpu, LinearReluForward)
 FASTMODEL_CPU_KERNEL(linear_relu_backward_cpu, LinearReluBackward)
+FASTMODEL_CPU_KERNEL(linear_relu_mask_cpu, LinearReluMask)
 
 }  // namespace fastmodel

@@ -24,6 +24,15 @@ void bind_linear_relu(py::module_& module) {
                                   in_features, out_features, static_cast<DType>(dtype), threads});
       },
       ReleaseGil());
+  module.def(
+      "linear_relu_mask_cpu",
+      [](uintptr_t grad, uintptr_t out, uintptr_t masked, uintptr_t grad_bias, int64_t rows,
+         int64_t out_features, int dtype, int threads) {
+        linear_relu_mask_cpu({pointer<void>(grad), pointer<void>(out), pointer<void>(masked),
+                              pointer<void>(grad_bias), rows, out_features,
+                              static_cast<DType>(dtype), threads});
+      },
+      ReleaseGil());
 }
 
 }  // namespace fastmodel

@@ -5,6 +5,7 @@
 // batches (it is read once forward, read and written once backward); at 64 rows that is 32 FLOP a
 // byte of float32 weight, above the ridge of a desktop or server core, so the FMA ports are the
 // floor.
+#include "common/relu_mask.h"
 #include "common/threads.h"
 #include "common/vectors.h"
 #include "linear_relu/linear_relu.h"
@@ -133,33 +134,10 @@ void panel_columns(const float* a, int64_t a_row, int64_t a_k, int64_t rows, con
   }
 }
 
-// masked = grad where the output lives, and its column sums; one pass over grad and out.
-template <typename T>
-void mask_and_bias(const LinearReluBackward& a) {
-  const T* grad = static_cast<const T*>(a.grad);
-  const T* out = static_cast<const T*>(a.out);
-  T* grad_bias = static_cast<T*>(a.grad_bias);
-  const int64_t outs = a.out_features;
-  const int64_t blocks = (outs + kLanes - 1) / kLanes;
-  parallel_for(blocks, a.threads, [&](int64_t begin, int64_t end, int) {
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t o = block * kLanes;
-      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, outs - o));
-      Vec total = {};
-      for (int64_t m = 0; m < a.rows; ++m) {
-        const Vec y = load_first(out + m * outs + o, lanes);
-        const Vec g = y <= 0.0f ? Vec{} : load_first(grad + m * outs + o, lanes);
-        store_first(a.masked + m * outs + o, g, lanes);
-        total += g;
-      }
-      if (grad_bias != nullptr) store_first(grad_bias + o, total, lanes);
-    }
-  });
-}
-
 template <typename T>
 void backward(const LinearReluBackward& a) {
-  mask_and_bias<T>(a);
+  relu_mask(static_cast<const T*>(a.grad), static_cast<const T*>(a.out), a.masked,
+            static_cast<T*>(a.grad_bias), a.rows, a.out_features, a.threads);
   const T* x = static_cast<const T*>(a.x);
   const T* weight = static_cast<const T*>(a.weight);
   T* grad_x = static_cast<T*>(a.grad_x);
@@ -178,6 +156,12 @@ void backward(const LinearReluBackward& a) {
   });
 }
 
+template <typename T>
+void mask(const LinearReluMask& a) {
+  relu_mask(static_cast<const T*>(a.grad), static_cast<const T*>(a.out), static_cast<T*>(a.masked),
+            static_cast<T*>(a.grad_bias), a.rows, a.out_features, a.threads);
+}
+
 }  // namespace
 
 void linear_relu_forward_cpu(const LinearReluForward& args) {
@@ -186,6 +170,10 @@ void linear_relu_forward_cpu(const LinearReluForward& args) {
 
 void linear_relu_backward_cpu(const LinearReluBackward& args) {
   args.dtype == DType::kFloat32 ? backward<float>(args) : backward<BFloat16>(args);
+}
+
+void linear_relu_mask_cpu(const LinearReluMask& args) {
+  args.dtype == DType::kFloat32 ? mask<float>(args) : mask<BFloat16>(args);
 }
 
 }  // namespace fastmodel::FASTMODEL_CAPABILITY

@@ -162,16 +162,23 @@ def dense_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias from the dense gradient of the convolution's output.
 
-    PyTorch's own, differentiable; an empty tensor for each that `wanted` leaves out.
+    PyTorch's own, differentiable, laid out as `new_gradients` has them; an empty tensor for each that
+    `wanted` leaves out.
     """
     bias_sizes = [weight.shape[0]]
-    found = torch.ops.aten.convolution_backward(
+    grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad, x, weight, bias_sizes, stride, padding, dilation, False, [0, 0], groups, wanted
     )
-    grad_x, grad_weight, grad_bias = (
-        value if want else grad.new_empty(0) for value, want in zip(found, wanted, strict=True)
+    empty = grad.new_empty
+    return (
+        _laid_out_like(grad_x, x) if wanted[0] else empty(0),
+        _laid_out_like(grad_weight, weight) if wanted[1] else empty(0),
+        grad_bias if wanted[2] else empty(0),
     )
-    return grad_x, grad_weight, grad_bias
+
+
+def _laid_out_like(value: Tensor, like: Tensor) -> Tensor:
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 
 def new_gradients(x: Tensor, weight: Tensor, wanted) -> tuple[Tensor, Tensor, Tensor]:

@@ -62,15 +62,15 @@ def use_backend(name: str | None) -> Iterator[None]:
 @functools.cache
 def _candidates(
     op: str, pass_: str, device_type: str, dtype: torch.dtype, backend: str | None
-) -> tuple[tuple[Callable, Callable | None], ...]:
-    """Kernels and their conditions that fit, in order; raises for a request that none can serve."""
+) -> tuple[tuple[Callable, tuple[Callable, ...]], ...]:
+    """Kernels that fit and their checks, in order; raises for a request that none can serve."""
     found, refusals = [], []
     for row in table.rows_of(op, pass_):
         if backend is not None and row.backend != backend:
             continue
         refusal = row.reason or row.takes(device_type, dtype)
         if refusal is None:
-            found.append((row.resolve(), row.resolve_condition()))
+            found.append((row.resolve(), row.resolve_checks(backend is None)))
         else:
             refusals.append(refusal)
     if not found:
@@ -91,9 +91,12 @@ def choose(op: str, pass_: str, *args) -> Callable:
     lead = args[0]
     backend = requested()
     refusal = None
-    for kernel, condition in _candidates(op, pass_, lead.device.type, lead.dtype, backend):
-        refusal = condition(*args) if condition is not None else None
-        if refusal is None:
+    for kernel, checks in _candidates(op, pass_, lead.device.type, lead.dtype, backend):
+        for check in checks:
+            refusal = check(*args)
+            if refusal is not None:
+                break
+        else:
             return kernel
     raise BackendError(
         f"{op}: backend {backend!r} does not take this {pass_} call ({refusal}); "

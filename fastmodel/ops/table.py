@@ -2,7 +2,7 @@
 
 Rows are data; a row's kernel is named by a string and imported when it is first wanted. The order within
 an op and pass is the static preference of automatic choice: the first row whose backend is available,
-whose device and dtype fit and whose condition accepts the arguments is taken.
+whose device and dtype fit, whose condition accepts the arguments and whose `worth` sees a gain is taken.
 
 Adding a kernel is adding a row.
 """
@@ -27,8 +27,9 @@ _NATIVE_DTYPES = ("float32", "bfloat16")
 class Row:
     """One kernel: op x pass x backend.
 
-    `kernel` and `condition` are "module:function" below `fastmodel.ops.<op>`. The condition takes the
-    kernel's arguments and returns None, or the reason why the kernel does not take them.
+    `kernel`, `condition` and `worth` are "module:function" below `fastmodel.ops.<op>`. The condition takes
+    the kernel's arguments and returns None, or the reason why the kernel does not take them; `worth` likewise
+    returns None, or the reason why a later row is faster: only automatic choice asks it.
     """
 
     op: str
@@ -40,13 +41,14 @@ class Row:
     dtypes: tuple[str, ...] = ()
     """Element types it takes; empty for any."""
     condition: str | None = None
+    worth: str | None = None
     evidence: str = ""
     """Why the row stands where it does: the committed result, or the reason."""
 
     @property
     def reason(self) -> str | None:
         """Why the row is not available on this machine, or None if it is."""
-        if self.backend == "cpu":
+        if self.kernel.startswith("native_kernel:"):
             return env.native_missing()
         if self.backend in ("cuda", "triton") and not torch.cuda.is_available():
             return "no CUDA device"
@@ -70,9 +72,10 @@ class Row:
         """Import the kernel."""
         return _load(self.op, self.kernel)
 
-    def resolve_condition(self) -> Callable | None:
-        """Import the condition, if the row has one."""
-        return None if self.condition is None else _load(self.op, self.condition)
+    def resolve_checks(self, is_automatic: bool) -> tuple[Callable, ...]:
+        """Import the condition and, for automatic choice, `worth`: what the row asks of the arguments."""
+        names = (self.condition, self.worth if is_automatic else None)
+        return tuple(_load(self.op, name) for name in names if name is not None)
 
 
 @functools.cache
@@ -81,9 +84,21 @@ def _load(op: str, target: str) -> Callable:
     return getattr(importlib.import_module(f"fastmodel.ops.{op}.{module}"), function)
 
 
-def _native(op: str, pass_: str, condition: str | None = None, evidence: str = "") -> Row:
+def _native(
+    op: str,
+    pass_: str,
+    condition: str | None = None,
+    worth: str | None = None,
+    evidence: str = "",
+) -> Row:
     kernel = f"native_kernel:{pass_}_cpu"
-    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, condition, evidence)
+    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, condition, worth, evidence)
+
+
+def _library(op: str, pass_: str, condition: str | None = None) -> Row:
+    """PyTorch's products with our epilogue in one pass, on the CPU."""
+    kernel = f"native_kernel:{pass_}_library"
+    return Row(op, pass_, "library", kernel, ("cpu",), _NATIVE_DTYPES, condition)
 
 
 def _reference(op: str, pass_: str) -> Row:
@@ -101,21 +116,27 @@ def _step(op: str) -> tuple[Row, ...]:
 
 ROWS: tuple[Row, ...] = (
     *_step("adam"),
-    _native("conv_relu", "forward", "native_kernel:forward_condition"),
+    _native("conv_relu", "forward", "native_kernel:forward_condition", "worth:forward"),
+    _library("conv_relu", "forward"),
     _reference("conv_relu", "forward"),
-    _native("conv_relu", "backward", "native_kernel:backward_condition"),
+    _native("conv_relu", "backward", "native_kernel:backward_condition", "worth:backward"),
+    _library("conv_relu", "backward"),
     _reference("conv_relu", "backward"),
-    _native("conv_relu_maxpool", "forward", "native_kernel:forward_condition"),
+    _native("conv_relu_maxpool", "forward", "native_kernel:forward_condition", "worth:forward"),
+    _library("conv_relu_maxpool", "forward"),
     _reference("conv_relu_maxpool", "forward"),
-    _native("conv_relu_maxpool", "backward", "native_kernel:backward_condition"),
+    _native("conv_relu_maxpool", "backward", "native_kernel:backward_condition", "worth:backward"),
+    _library("conv_relu_maxpool", "backward", "native_kernel:overlap_condition"),
     _reference("conv_relu_maxpool", "backward"),
     _native("cross_entropy", "forward", "native_kernel:one_dtype"),
     _reference("cross_entropy", "forward"),
     _native("cross_entropy", "backward", "native_kernel:one_dtype_and_no_weight_gradient"),
     _reference("cross_entropy", "backward"),
-    _native("linear_relu", "forward"),
+    _native("linear_relu", "forward", worth="worth:forward"),
+    _library("linear_relu", "forward"),
     _reference("linear_relu", "forward"),
-    _native("linear_relu", "backward"),
+    _native("linear_relu", "backward", worth="worth:backward"),
+    _library("linear_relu", "backward"),
     _reference("linear_relu", "backward"),
     *_step("sgd"),
 )

@@ -28,6 +28,10 @@ GEOMETRY = ((1, 1), (0, 0), (1, 1), 1, (2, 2), (2, 2))
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 @pytest.mark.parametrize("case", OP.test_cases, ids=str)
 def test_forward_and_gradients(case, backend, dtype):
+    if (case.name, backend, dtype) == ("pool-3-overlapping", "library", torch.bfloat16):
+        with pytest.raises(fm.errors.BackendError, match="windows overlap"):
+            conv_checks.check_case(OP, case, backend, dtype)
+        return
     conv_checks.check_case(OP, case, backend, dtype)
 
 

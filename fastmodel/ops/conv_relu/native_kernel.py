@@ -1,12 +1,18 @@
-"""Host wrappers of csrc/conv_relu."""
+"""Host wrappers of csrc/conv_relu.
+
+`cpu` rows are the fused kernels. `library` rows leave the convolution and its gradients to PyTorch; backward
+masks the gradient and sums the bias gradient in one pass of its own, over channels_last.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastmodel.env import native
 from fastmodel.ops import conv
+from fastmodel.ops.conv_relu import reference
 from fastmodel.ops.native import DTYPE_CODES, address, threads
 
 
@@ -70,6 +76,48 @@ def backward_cpu(
         address(grad_bias) if wanted[2] else 0,
         DTYPE_CODES[x.dtype],
         threads(),
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def forward_library(x, weight, bias, stride, padding, dilation, groups):
+    """As reference.forward."""
+    out = F.conv2d(x, weight, bias, stride, padding, dilation, groups).relu_()
+    return out.contiguous(memory_format=conv.memory_format(x, weight))
+
+
+def backward_library(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    stride,
+    padding,
+    dilation,
+    groups: int,
+    wanted,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As reference.backward."""
+    if not out.is_contiguous(memory_format=torch.channels_last):
+        # One pass over (pixels, channels) would cost two changes of layout.
+        return reference.backward(grad, x, weight, out, stride, padding, dilation, groups, wanted)
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    masked = torch.empty_like(grad)
+    channels = weight.shape[0]
+    grad_bias = grad.new_empty(channels if wanted[2] else 0)
+    native().conv_relu_mask_cpu(
+        address(grad),
+        address(out),
+        address(masked),
+        address(grad_bias) if wanted[2] else 0,
+        grad.numel() // max(channels, 1),
+        channels,
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    products = [wanted[0], wanted[1], False]
+    grad_x, grad_weight, _ = conv.dense_backward(
+        masked, x, weight, stride, padding, dilation, groups, products
     )
     return grad_x, grad_weight, grad_bias
 

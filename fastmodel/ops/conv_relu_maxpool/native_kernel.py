@@ -1,8 +1,13 @@
-"""Host wrappers of csrc/conv_relu_maxpool."""
+"""Host wrappers of csrc/conv_relu_maxpool.
+
+`cpu` rows are the fused kernels. `library` rows leave the convolution and its gradients to PyTorch and take
+ReLU, pool and bias gradient in one pass of their own, over channels_last.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastmodel.env import native
@@ -74,6 +79,65 @@ def backward_cpu(
         address(grad_bias) if wanted[2] else 0,
         DTYPE_CODES[x.dtype],
         threads(),
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def overlap_condition(grad, x, weight, argmax, stride, padding, dilation, groups, kernel, step, _):
+    """Why scatter_library does not take this call, or None."""
+    is_overlapping = kernel[0] > step[0] or kernel[1] > step[1]
+    if grad.dtype == torch.bfloat16 and is_overlapping:
+        return "windows overlap, whose gradients would add up in bfloat16"
+    return None
+
+
+def forward_library(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride):
+    """As reference.forward."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    dense = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    dense = dense.contiguous(memory_format=torch.channels_last)
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
+    shape = (sizes[0], sizes[4], sizes[-2], sizes[-1])
+    out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    argmax = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    native().conv_relu_maxpool_pool_cpu(
+        sizes, address(dense), address(out), address(argmax), DTYPE_CODES[x.dtype], threads()
+    )
+    return out, argmax
+
+
+def backward_library(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    argmax: Tensor,
+    stride,
+    padding,
+    dilation,
+    groups: int,
+    pool_kernel,
+    pool_stride,
+    wanted,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As reference.backward."""
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    argmax = argmax.contiguous(memory_format=torch.channels_last)
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
+    shape = (*grad.shape[:2], *conv.conv_output_size(x, weight, stride, padding, dilation))
+    dense = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last)
+    grad_bias = grad.new_empty(weight.shape[0] if wanted[2] else 0)
+    native().conv_relu_maxpool_scatter_cpu(
+        sizes,
+        address(grad),
+        address(argmax),
+        address(dense),
+        address(grad_bias) if wanted[2] else 0,
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    products = [wanted[0], wanted[1], False]
+    grad_x, grad_weight, _ = conv.dense_backward(
+        dense, x, weight, stride, padding, dilation, groups, products
     )
     return grad_x, grad_weight, grad_bias
 

@@ -1,8 +1,15 @@
-"""Host wrappers of csrc/linear_relu."""
+"""Host wrappers of csrc/linear_relu.
+
+`cpu` rows are the fused kernels. `library` rows leave the products to PyTorch; backward masks the gradient
+and sums the bias gradient in one pass of its own.
+"""
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastmodel.env import native
@@ -55,3 +62,35 @@ def backward_cpu(
         threads(),
     )
     return grad_x, grad_weight, grad_bias
+
+
+def forward_library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As reference.forward."""
+    return F.linear(x, weight, bias).relu_()
+
+
+def backward_library(
+    grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As reference.backward."""
+    outs, ins = weight.shape
+    rows = math.prod(x.shape[:-1])
+    grad = grad.reshape(rows, outs).contiguous()
+    out = out.contiguous()
+    masked = torch.empty_like(grad)
+    grad_bias = grad.new_empty(outs if wanted[2] else 0)
+    native().linear_relu_mask_cpu(
+        address(grad),
+        address(out),
+        address(masked),
+        address(grad_bias) if wanted[2] else 0,
+        rows,
+        outs,
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    return (
+        (masked @ weight).reshape(x.shape) if wanted[0] else grad.new_empty(0),
+        masked.T @ x.reshape(rows, ins) if wanted[1] else grad.new_empty(0),
+        grad_bias,
+    )
