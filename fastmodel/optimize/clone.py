@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import functools
 import types
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn.modules.module import _WrappedHook
 from fastmodel.optimize.forward import uncaptured
 from fastmodel.optimize.plan import ATTRIBUTE
 
-_CONTAINERS = (list, tuple, dict, collections.OrderedDict, set)
+_CONTAINERS = (list, tuple, dict, collections.OrderedDict, collections.defaultdict, set)
 
 
 def shared_clone(model: nn.Module, *, own_buffers: bool = False) -> nn.Module:
@@ -87,7 +88,7 @@ class _Cloner:
         if id(value) in self._seen:
             return self._seen[id(value)]
         if isinstance(value, dict):
-            made = self._remember(value, type(value)())
+            made = self._remember(value, copy.copy(value))
             made.update((key, self._copy(item)) for key, item in value.items())
         elif isinstance(value, list):
             made = self._remember(value, [])

@@ -157,6 +157,13 @@ def plain_attributes(module: nn.Module) -> tuple[tuple[str, Any], ...]:
     )
 
 
+class _Unannounced(nn.Module):
+    """Keeps a new subclass from its author's `__init_subclass__`: registries list what people wrote."""
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+
 @functools.cache
 def captured_class(base: type[nn.Module]) -> type[nn.Module]:
     """`base` with a forward that runs what was captured; same name, and pickled as `base`."""
@@ -188,7 +195,9 @@ def captured_class(base: type[nn.Module]) -> type[nn.Module]:
         "forward": forward,
         "extra_repr": extra_repr,
     }
-    return types.new_class(base.__name__, (base,), {}, lambda space: space.update(body))
+    return types.new_class(
+        base.__name__, (_Unannounced, base), {}, lambda space: space.update(body)
+    )
 
 
 def _blank(base: type[nn.Module], *args) -> nn.Module:

@@ -85,7 +85,6 @@ class _Tracer(fx.Tracer):
     """FX's tracer: every module a leaf, constants fixed, one gradient mode and autocast state throughout."""
 
     proxy_buffer_attributes = True
-    trace_asserts = True
 
     def __init__(self, arguments: tuple[Argument, ...]) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 import random
+from typing import ClassVar
 
 import pytest
 import torch
@@ -153,6 +154,25 @@ def test_a_pickle_of_a_class_that_moved_says_so(fused):
     assert b"test_captured" in pickle.dumps(fused) and type(fused).__module__ == Optional.__module__
     assert type(pickle.loads(pickle.dumps(fused))) is type(fused)
     assert type(copy.deepcopy(fused)) is type(fused)
+
+
+class Registered(zoo.Residual):
+    """Its subclasses have to give a name."""
+
+    names: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, *, name):
+        cls.names.append(name)
+
+
+class Known(Registered, name="known"):
+    pass
+
+
+def test_a_registry_of_subclasses_is_not_told():
+    fused = fm.optimize(Known(), torch.randn(2, 3, 5, 5))
+    assert fm.plan_of(fused).swaps and Registered.names == ["known"]
+    assert isinstance(copy.deepcopy(fused), Known)
 
 
 class WritesItsInput(nn.Module):
