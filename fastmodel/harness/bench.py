@@ -184,6 +184,7 @@ class Bench:
             for epoch in training.train(loop, self._workload, options):
                 epochs.append(epoch)
                 self._store.append(epoch, arm=arm.name)
+                self._checkpoint()
                 self._progress.say(f"{arm.name} {describe(epoch, options.epochs)}")
                 self._progress.advance()
         assert meter.reading is not None  # the meter has ended

@@ -178,14 +178,16 @@ def test_the_report_on_disk_is_readable_and_incomplete_between_stages(run, tmp_p
     original = bench.training.train
 
     def looking(*arguments):
-        seen.append(load_report(tmp_path))
-        return original(*arguments)
+        for epoch in original(*arguments):
+            seen.append(load_report(tmp_path))
+            yield epoch
 
     monkeypatch.setattr(bench.training, "train", looking)
     run()
-    assert len(seen) == 2
-    assert not seen[0].complete and seen[0].speedup is not None
-    assert len(seen[1].arms[seen[1].speedup.baseline].epochs) == 2
+    baseline, _, fast_first, fast_second = seen
+    assert not baseline.complete and baseline.speedup is not None
+    assert len(fast_first.arms[baseline.speedup.baseline].epochs) == 2
+    assert len(fast_second.arms["fastmodel"].epochs) == 1
 
 
 def test_a_drawing_that_fails_does_not_hide_what_stopped_the_run(run, tmp_path, monkeypatch):
