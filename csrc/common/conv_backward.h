@@ -35,26 +35,33 @@ constexpr int kTapTile = 9, kTapVecs = 1;
 #endif
 constexpr int kTileRuns = 3;
 
-// acc[r][v] += sum over pairs of grad * source[offset + run r + v vectors]; `to` takes the sums.
+// to[run r + v vectors] += sum over pairs of grad * source[offset + run r + v vectors].
 template <int kRuns, int kVecs>
-void live_tile(const LivePair* pairs, int64_t count, const float* source, const int64_t* source_run,
-               float* to, const int64_t* to_run, int lanes) {
-  Vec acc[kRuns][kVecs] = {};
+void live_tile(const LivePair* pairs, int64_t count, const float* source,
+               const int64_t* source_run, float* to, const int64_t* to_run, int lanes) {
+  constexpr int kLast = kVecs - 1;
+  Vec acc[kRuns][kVecs];
+  FASTMODEL_UNROLL
+  for (int r = 0; r < kRuns; ++r) {
+    FASTMODEL_UNROLL
+    for (int v = 0; v < kLast; ++v) acc[r][v] = load(to + to_run[r] + v * kLanes);
+    acc[r][kLast] = load_first(to + to_run[r] + kLast * kLanes, lanes);
+  }
   for (int64_t i = 0; i < count; ++i) {
     const Vec g = broadcast(pairs[i].grad);
     const float* from = source + pairs[i].offset;
+    FASTMODEL_UNROLL
     for (int r = 0; r < kRuns; ++r) {
-      for (int v = 0; v + 1 < kVecs; ++v) acc[r][v] += g * load(from + source_run[r] + v * kLanes);
-      acc[r][kVecs - 1] += g * load_first(from + source_run[r] + (kVecs - 1) * kLanes, lanes);
+      FASTMODEL_UNROLL
+      for (int v = 0; v < kLast; ++v) acc[r][v] += g * load(from + source_run[r] + v * kLanes);
+      acc[r][kLast] += g * load_first(from + source_run[r] + kLast * kLanes, lanes);
     }
   }
+  FASTMODEL_UNROLL
   for (int r = 0; r < kRuns; ++r) {
-    for (int v = 0; v + 1 < kVecs; ++v) {
-      float* p = to + to_run[r] + v * kLanes;
-      store(p, load(p) + acc[r][v]);
-    }
-    float* p = to + to_run[r] + (kVecs - 1) * kLanes;
-    store_first(p, load_first(p, lanes) + acc[r][kVecs - 1], lanes);
+    FASTMODEL_UNROLL
+    for (int v = 0; v < kLast; ++v) store(to + to_run[r] + v * kLanes, acc[r][v]);
+    store_first(to + to_run[r] + kLast * kLanes, acc[r][kLast], lanes);
   }
 }
 
@@ -207,9 +214,15 @@ class LiveGradients {
   template <int kTaps, typename T>
   void tap_tile(int64_t row, int64_t end, int64_t k, int64_t t, const T* grad, const uint8_t* slot,
                 const float* image) {
-    Vec acc[kTaps][kTapVecs] = {};
+    Vec acc[kTaps][kTapVecs];
+    FASTMODEL_UNROLL
+    for (int i = 0; i < kTaps; ++i) {
+      FASTMODEL_UNROLL
+      for (int v = 0; v < kTapVecs; ++v) acc[i][v] = Vec{};
+    }
     const int64_t* tap = &tap_offset_[t];
     int lanes[kTapVecs];
+    FASTMODEL_UNROLL
     for (int v = 0; v < kTapVecs; ++v) {
       lanes[v] = static_cast<int>(
           std::max<int64_t>(0, std::min<int64_t>(kLanes, shape_.k - k - v * kLanes)));
@@ -221,6 +234,7 @@ class LiveGradients {
             image + pixel_offset(shape_, p * shape_.pool_stride_h, q * shape_.pool_stride_w);
         Vec g[kTapVecs];
         IVec s[kTapVecs];
+        FASTMODEL_UNROLL
         for (int v = 0; v < kTapVecs; ++v) {
           g[v] = load_first(grad + at + v * kLanes, lanes[v]);
           s[v] = load_bytes(slot + at + v * kLanes, lanes[v]);
@@ -228,17 +242,22 @@ class LiveGradients {
         for (int64_t j = 0; j < shape_.window(); ++j) {
           const float* x = base + window_offset_[j];
           Vec live[kTapVecs];
+          FASTMODEL_UNROLL
           for (int v = 0; v < kTapVecs; ++v) {
             live[v] = s[v] == static_cast<int32_t>(j) ? g[v] : Vec{};
           }
+          FASTMODEL_UNROLL
           for (int i = 0; i < kTaps; ++i) {
             const Vec xv = broadcast(x[tap[i]]);
+            FASTMODEL_UNROLL
             for (int v = 0; v < kTapVecs; ++v) acc[i][v] += xv * live[v];
           }
         }
       }
     }
+    FASTMODEL_UNROLL
     for (int i = 0; i < kTaps; ++i) {
+      FASTMODEL_UNROLL
       for (int v = 0; v < kTapVecs; ++v) {
         for (int lane = 0; lane < lanes[v]; ++lane) {
           grad_weight_[(k + v * kLanes + lane) * shape_.patch() + t + i] += acc[i][v][lane];

@@ -81,17 +81,22 @@ template <int kPixels, int kVecs>
 FASTMODEL_INLINE void conv_tile(const float* const (&pixel)[kPixels], const Runs& runs,
                                 const float* weight, const float* bias,
                                 Vec (&acc)[kPixels][kVecs]) {
+  FASTMODEL_UNROLL
   for (int i = 0; i < kPixels; ++i) {
+    FASTMODEL_UNROLL
     for (int v = 0; v < kVecs; ++v) acc[i][v] = load(bias + v * kLanes);
   }
   for (int64_t run = 0; run < runs.count; ++run) {
     const int64_t offset = runs.offset[run];
     for (int64_t e = 0; e < runs.length; ++e) {
       Vec w[kVecs];
+      FASTMODEL_UNROLL
       for (int v = 0; v < kVecs; ++v) w[v] = load(weight + v * kLanes);
       weight += kVecs * kLanes;
+      FASTMODEL_UNROLL
       for (int i = 0; i < kPixels; ++i) {
         const Vec x = broadcast(pixel[i][offset + e]);
+        FASTMODEL_UNROLL
         for (int v = 0; v < kVecs; ++v) acc[i][v] += x * w[v];
       }
     }

@@ -12,6 +12,7 @@
 #include "common/dtypes.h"
 
 #define FASTMODEL_INLINE inline __attribute__((always_inline))
+#define FASTMODEL_UNROLL _Pragma("GCC unroll 32")
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
@@ -29,7 +30,15 @@ typedef int32_t IVec __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfBits __attribute__((vector_size(kLanes * 2)));
 typedef uint8_t ByteVec __attribute__((vector_size(kLanes)));
 
-FASTMODEL_INLINE Vec broadcast(float value) { return Vec{} + value; }
+FASTMODEL_INLINE Vec broadcast(float value) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(_mm512_set1_ps(value));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vec>(_mm256_set1_ps(value));
+#else
+  return Vec{value, value, value, value};
+#endif
+}
 
 FASTMODEL_INLINE Vec load(const float* p) {
   Vec v;
@@ -77,23 +86,28 @@ FASTMODEL_INLINE void store_first(T* p, Vec v, int n) {
 
 // The first n bytes as integers; the others read as 0.
 FASTMODEL_INLINE IVec load_bytes(const uint8_t* p, int n) {
-  ByteVec bytes = {};
-  if (n >= kLanes) {
-    std::memcpy(&bytes, p, sizeof(bytes));
-  } else {
-    for (int i = 0; i < n; ++i) bytes[i] = p[i];
-  }
-  return __builtin_convertvector(bytes, IVec);
+#if defined(__AVX512F__)
+  return reinterpret_cast<IVec>(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8((1u << n) - 1, p)));
+#else
+  uint8_t bytes[kLanes] = {};
+  std::memcpy(bytes, p, n >= kLanes ? kLanes : n);
+#if defined(__AVX2__)
+  return reinterpret_cast<IVec>(
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
+#else
+  return IVec{bytes[0], bytes[1], bytes[2], bytes[3]};
+#endif
+#endif
 }
 
 // The first n integers as bytes.
 FASTMODEL_INLINE void store_bytes(uint8_t* p, IVec v, int n) {
+#if defined(__AVX512F__)
+  _mm_mask_storeu_epi8(p, (1u << n) - 1, _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v)));
+#else
   const ByteVec bytes = __builtin_convertvector(v, ByteVec);
-  if (n >= kLanes) {
-    std::memcpy(p, &bytes, sizeof(bytes));
-  } else {
-    for (int i = 0; i < n; ++i) p[i] = bytes[i];
-  }
+  std::memcpy(p, &bytes, n >= kLanes ? kLanes : n);
+#endif
 }
 
 #if defined(__AVX512F__)

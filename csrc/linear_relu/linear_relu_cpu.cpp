@@ -26,24 +26,36 @@ constexpr int kPanelRows = 4, kPanelVecs = 2;
 // acc[r][o] = sum over i of x[r][i] * w[o][i] for a small tile of rows and outputs.
 template <int kRows, int kOuts, typename T>
 void dot_tile(const T* x, const T* w, int64_t in, float (&result)[kDotRows][kDotOuts]) {
-  Vec acc[kRows][kOuts] = {};
+  Vec acc[kRows][kOuts];
+  FASTMODEL_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    FASTMODEL_UNROLL
+    for (int o = 0; o < kOuts; ++o) acc[r][o] = Vec{};
+  }
   int64_t i = 0;
   for (; i + kLanes <= in; i += kLanes) {
     Vec wv[kOuts];
+    FASTMODEL_UNROLL
     for (int o = 0; o < kOuts; ++o) wv[o] = load(w + o * in + i);
+    FASTMODEL_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec xv = load(x + r * in + i);
+      FASTMODEL_UNROLL
       for (int o = 0; o < kOuts; ++o) acc[r][o] += xv * wv[o];
     }
   }
   if (i < in) {
     const int left = static_cast<int>(in - i);
+    FASTMODEL_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec xv = load_first(x + r * in + i, left);
+      FASTMODEL_UNROLL
       for (int o = 0; o < kOuts; ++o) acc[r][o] += xv * load_first(w + o * in + i, left);
     }
   }
+  FASTMODEL_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    FASTMODEL_UNROLL
     for (int o = 0; o < kOuts; ++o) result[r][o] = sum(acc[r][o]);
   }
 }
@@ -87,17 +99,27 @@ void forward(const LinearReluForward& a) {
 template <int kRows, int kVecs, typename T>
 void panel_tile(const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, int64_t depth,
                 T* c, int64_t ldc, int lanes) {
-  Vec acc[kRows][kVecs] = {};
+  Vec acc[kRows][kVecs];
+  FASTMODEL_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    FASTMODEL_UNROLL
+    for (int v = 0; v < kVecs; ++v) acc[r][v] = Vec{};
+  }
   for (int64_t k = 0; k < depth; ++k) {
     Vec bv[kVecs];
+    FASTMODEL_UNROLL
     for (int v = 0; v + 1 < kVecs; ++v) bv[v] = load(b + k * ldb + v * kLanes);
     bv[kVecs - 1] = load_first(b + k * ldb + (kVecs - 1) * kLanes, lanes);
+    FASTMODEL_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec av = broadcast(a[r * a_row + k * a_k]);
+      FASTMODEL_UNROLL
       for (int v = 0; v < kVecs; ++v) acc[r][v] += av * bv[v];
     }
   }
+  FASTMODEL_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    FASTMODEL_UNROLL
     for (int v = 0; v + 1 < kVecs; ++v) store(c + r * ldc + v * kLanes, acc[r][v]);
     store_first(c + r * ldc + (kVecs - 1) * kLanes, acc[r][kVecs - 1], lanes);
   }
