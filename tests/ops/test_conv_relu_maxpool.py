@@ -50,19 +50,25 @@ def test_any_strides(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_nan_and_infinity(backend):
-    """Values as PyTorch has them; gradients too where masked pixels meet no infinity.
+    """Values as PyTorch has them; gradients are not finite where a live pixel makes them so.
 
-    An infinity in x behind a dead pixel makes NaN (0 * inf) of PyTorch's dense product and nothing here.
+    A NaN or an infinity in x behind a dead pixel makes NaN (0 * inf) of PyTorch's dense product, and
+    nothing of the sums over live pixels. The gradient of x sees x only through the argmax: it is the same.
     """
-    x = torch.randn(1, 2, 8, 8)
-    x[0, 0, 2, 2] = math.nan
     weight = torch.randn(5, 2, 3, 3)
-    op_checks.check_special_values(OP, (x, weight, None, *GEOMETRY), backend)
-    x = torch.randn(1, 2, 8, 8)
-    x[0, 1, 5, 5], x[0, 0, 0, 0] = math.inf, -math.inf
-    with fm.use_backend(backend):
-        out = fm.functional.conv_relu_maxpool(x, weight)
-    torch.testing.assert_close(out, plain(x, weight, None, *GEOMETRY), equal_nan=True)
+    for value in (math.nan, math.inf, -math.inf):
+        x = torch.randn(1, 2, 8, 8)
+        x[0, 0, 2, 2] = value
+        ours, theirs = (op_checks.leaves((x, weight, None, *GEOMETRY)) for _ in range(2))
+        with fm.use_backend(backend):
+            out, grad_x, grad_weight = op_checks.run_with_gradients(OP.face, ours, "nan")
+        expected, *gradients = op_checks.run_with_gradients(plain, theirs, "nan")
+        torch.testing.assert_close(out, expected, equal_nan=True)
+        torch.testing.assert_close(grad_x, gradients[0], equal_nan=True)
+        finite = gradients[1].isfinite()
+        torch.testing.assert_close(grad_weight[finite], gradients[1][finite])
+        if math.isnan(value):
+            assert not grad_weight.isfinite().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
