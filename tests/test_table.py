@@ -34,14 +34,17 @@ def test_row_resolves(row):
         torch.device(device)
 
 
-@pytest.mark.parametrize("row", [r for r in table.ROWS if r.condition], ids=row_id)
-def test_condition_resolves(row):
-    condition = row.resolve_condition()
-    assert callable(condition) and condition.__doc__, f"{row.condition} has no docstring"
-    variadic = any(
-        p.kind is p.VAR_POSITIONAL for p in inspect.signature(condition).parameters.values()
-    )
-    assert variadic or parameters(condition) == parameters(row.resolve())
+@pytest.mark.parametrize("row", [r for r in table.ROWS if r.condition or r.worth], ids=row_id)
+def test_checks_resolve(row):
+    checks = row.resolve_checks(is_automatic=True)
+    assert len(checks) == sum(name is not None for name in (row.condition, row.worth))
+    assert len(row.resolve_checks(is_automatic=False)) == (row.condition is not None)
+    for check in checks:
+        assert callable(check) and check.__doc__, f"{check} has no docstring"
+        variadic = any(
+            p.kind is p.VAR_POSITIONAL for p in inspect.signature(check).parameters.values()
+        )
+        assert variadic or parameters(check) == parameters(row.resolve())
 
 
 @pytest.mark.parametrize(("op", "pass_"), PASSES)

@@ -37,8 +37,8 @@ constexpr int kTileRuns = 3;
 
 // to[run r + v vectors] += sum over pairs of grad * source[offset + run r + v vectors].
 template <int kRuns, int kVecs>
-void live_tile(const LivePair* pairs, int64_t count, const float* source,
-               const int64_t* source_run, float* to, const int64_t* to_run, int lanes) {
+void live_tile(const LivePair* pairs, int64_t count, const float* source, const int64_t* source_run,
+               float* to, const int64_t* to_run, int lanes) {
   constexpr int kLast = kVecs - 1;
   Vec acc[kRuns][kVecs];
   FASTMODEL_UNROLL

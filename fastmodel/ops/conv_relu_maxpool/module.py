@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from torch import Tensor, nn
 
 from fastmodel.errors import InputError
@@ -34,11 +37,11 @@ class ConvReLUMaxPool2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         device=None,
         dtype=None,
-        pool_kernel_size: int | tuple[int, int] = 2,
-        pool_stride: int | tuple[int, int] | None = None,
+        pool_kernel_size: int | Sequence[int] = 2,
+        pool_stride: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(
             in_channels,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -81,12 +83,12 @@ def conv_relu_maxpool(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] | str = 0,
-    dilation: int | tuple[int, int] = 1,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
-    pool_kernel_size: int | tuple[int, int] = 2,
-    pool_stride: int | tuple[int, int] | None = None,
+    pool_kernel_size: int | Sequence[int] = 2,
+    pool_stride: int | Sequence[int] | None = None,
 ) -> Tensor:
     """Convolution, ReLU and max-pool: out = max_pool2d(relu(conv2d(x, weight, bias))).
 

@@ -64,7 +64,7 @@ def classes_back(x: Tensor) -> Tensor:
 
 def out_of_range(target: Tensor, row: int, classes: int, ignore_index: int) -> TargetIndexError:
     """The error for the class index of `row`."""
-    position = []
+    position: list[int] = []
     for size in reversed(target.shape):
         row, index = divmod(row, size)
         position.insert(0, index)
@@ -94,8 +94,8 @@ def forward(
     if has_index and target.device.type == "cpu":
         is_wrong = ((target < 0) | (target >= class_count(x))) & (target != ignore_index)
         if is_wrong.any():
-            row = int(is_wrong.flatten().int().argmax())
-            raise out_of_range(target, row, class_count(x), ignore_index)
+            first = int(is_wrong.flatten().int().argmax())
+            raise out_of_range(target, first, class_count(x), ignore_index)
     weight = None if weight is None else weight.to(wide.dtype)
     row = F.cross_entropy(
         wide,
@@ -175,5 +175,5 @@ def backward(
         unwanted(0)
         if grad_target is None
         else classes_back(grad_target.to(target.dtype).contiguous()),
-        unwanted(0) if grad_weight is None else grad_weight.to(weight.dtype),
+        unwanted(0) if grad_weight is None or weight is None else grad_weight.to(weight.dtype),
     )
