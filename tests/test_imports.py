@@ -39,7 +39,12 @@ LAYERS = (
     ),
     ("fastmodel.ops.table",),
     ("fastmodel.ops.dispatch",),
-    ("fastmodel.ops.register", "fastmodel.ops.optimizers", "fastmodel.ops.modules"),
+    (
+        "fastmodel.ops.register",
+        "fastmodel.ops.eager",
+        "fastmodel.ops.optimizers",
+        "fastmodel.ops.modules",
+    ),
     ("fastmodel.ops.*.op",),
     ("fastmodel.ops.*.module",),
     ("fastmodel.ops.*",),

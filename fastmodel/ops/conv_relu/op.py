@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastmodel.ops import conv, register
+from fastmodel.ops import conv, eager, register
 from fastmodel.ops.conv_relu import reference
 
 _OP = "conv_relu"
@@ -34,6 +34,8 @@ _backward = register.op(
     pass_="backward",
 )
 
+_call_backward = eager.backward(_backward)
+
 
 def _setup_context(ctx, inputs, output):
     x, weight, _, *ctx.geometry = inputs
@@ -42,12 +44,13 @@ def _setup_context(ctx, inputs, output):
 
 def _derivative(ctx, grad):
     wanted = list(ctx.needs_input_grad[:3])
-    found = _backward(grad, *ctx.saved_tensors, *ctx.geometry, wanted)
+    found = _call_backward(grad, *ctx.saved_tensors, *ctx.geometry, wanted)
     values = [value if want else None for value, want in zip(found, wanted, strict=True)]
     return (*values, *[None] * len(ctx.geometry))
 
 
 register.autograd(_forward, _setup_context, _derivative)
+_call_forward = eager.forward(_forward, _setup_context, _derivative)
 register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward)
 
@@ -103,4 +106,4 @@ def conv_relu(
     x, padding = conv.resolve_padding(_OP, x, weight, stride, padding, dilation)
     size = conv.conv_output_size(x, weight, stride, padding, dilation)
     conv.check_output(_OP, "the output", size, x.shape)
-    return _forward(x, weight, bias, stride, padding, dilation, groups)
+    return _call_forward(x, weight, bias, stride, padding, dilation, groups)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastmodel.errors import InputError
-from fastmodel.ops import conv, register
+from fastmodel.ops import conv, eager, register
 from fastmodel.ops.conv_relu_maxpool import reference
 
 _OP = "conv_relu_maxpool"
@@ -43,23 +43,29 @@ _backward = register.op(
     pass_="backward",
 )
 
+_call_backward = eager.backward(_backward)
+
 
 def _setup_context(ctx, inputs, output):
     x, weight, _, *ctx.geometry = inputs
     _, argmax = output
     ctx.mark_non_differentiable(argmax)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, argmax)
 
 
 def _derivative(ctx, grad, _):
     wanted = list(ctx.needs_input_grad[:3])
+    if grad is None or not any(wanted):
+        return (None,) * (3 + len(ctx.geometry))
     x, weight, argmax = ctx.saved_tensors
-    found = _backward(grad, x, weight, argmax, *ctx.geometry, wanted)
+    found = _call_backward(grad, x, weight, argmax, *ctx.geometry, wanted)
     values = [value if want else None for value, want in zip(found, wanted, strict=True)]
     return (*values, *[None] * len(ctx.geometry))
 
 
 register.autograd(_forward, _setup_context, _derivative)
+_call_forward = eager.forward(_forward, _setup_context, _derivative)
 register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward)
 
@@ -135,4 +141,4 @@ def conv_relu_maxpool(
         conv.output_size(q, kernel[1], step[1], 0, 1),
     )
     conv.check_output(_OP, "the pooled output", pooled, x.shape)
-    return _forward(x, weight, bias, stride, padding, dilation, groups, kernel, step)[0]
+    return _call_forward(x, weight, bias, stride, padding, dilation, groups, kernel, step)[0]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import _reduction
 
 from fastmodel.errors import InputError
-from fastmodel.ops import checks, register
+from fastmodel.ops import checks, eager, register
 from fastmodel.ops.cross_entropy import reference
 
 _REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
@@ -47,6 +47,8 @@ _backward = register.op(
     pass_="backward",
 )
 
+_call_backward = eager.backward(_backward)
+
 
 def _setup_context(ctx, inputs, output):
     x, target, weight, *ctx.options = inputs
@@ -60,12 +62,13 @@ def _derivative(ctx, grad, _):
     wanted = list(ctx.needs_input_grad[:3])
     if grad is None or not any(wanted):
         return (None,) * 6
-    found = _backward(grad, *ctx.saved_tensors, *ctx.options, wanted)
+    found = _call_backward(grad, *ctx.saved_tensors, *ctx.options, wanted)
     gradients = [value if want else None for value, want in zip(found, wanted, strict=True)]
     return (*gradients, None, None, None)
 
 
 register.autograd(_forward, _setup_context, _derivative)
+_call_forward = eager.forward(_forward, _setup_context, _derivative)
 register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward, torch.float32)
 # No FLOP formula: PyTorch's counter counts none for its cross-entropy, so none are counted for ours.
@@ -119,7 +122,7 @@ def cross_entropy(
         )
     target = _checked_target(input, target, weight, ignore_index)
     code = _REDUCTIONS[reduction]
-    return _forward(input, target, weight, ignore_index, code, label_smoothing)[0]
+    return _call_forward(input, target, weight, ignore_index, code, label_smoothing)[0]
 
 
 def _checked_target(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:

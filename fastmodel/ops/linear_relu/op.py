@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from fastmodel.errors import InputError
-from fastmodel.ops import checks, register
+from fastmodel.ops import checks, eager, register
 from fastmodel.ops.linear_relu import reference
 
 
@@ -33,6 +33,8 @@ _backward = register.op(
     pass_="backward",
 )
 
+_call_backward = eager.backward(_backward)
+
 
 def _setup_context(ctx, inputs, output):
     x, weight, _ = inputs
@@ -41,11 +43,12 @@ def _setup_context(ctx, inputs, output):
 
 def _derivative(ctx, grad):
     wanted = list(ctx.needs_input_grad)
-    found = _backward(grad, *ctx.saved_tensors, wanted)
+    found = _call_backward(grad, *ctx.saved_tensors, wanted)
     return tuple(value if want else None for value, want in zip(found, wanted, strict=True))
 
 
 register.autograd(_forward, _setup_context, _derivative)
+_call_forward = eager.forward(_forward, _setup_context, _derivative)
 register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward)
 
@@ -91,4 +94,4 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     checks.floating("linear_relu", "x", x)
     checks.bias_shape("linear_relu", bias, weight.shape[0])
     checks.same_device_and_dtype("linear_relu", "x", x, weight=weight, bias=bias)
-    return _forward(x, weight, bias)
+    return _call_forward(x, weight, bias)
