@@ -122,6 +122,7 @@ class LiveGradients {
       for (const int64_t offset : runs_.offset) {
         for (int64_t e = 0; e < runs_.length; ++e) tap_offset_.push_back(offset + e);
       }
+      tap_sums_.resize(shape.patch() * tap_stride());
     }
   }
 
@@ -138,6 +139,16 @@ class LiveGradients {
       if (by_taps_) add_taps(row, end, grad, slot, image);
     }
     if (grad_bias_ != nullptr) add_bias(grad, slot);
+  }
+
+  // After the last image: puts what was summed in another order in its place.
+  void finish() {
+    if (!by_taps_) return;
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      for (int64_t t = 0; t < shape_.patch(); ++t) {
+        grad_weight_[k * shape_.patch() + t] = tap_sums_[t * tap_stride() + k];
+      }
+    }
   }
 
  private:
@@ -211,14 +222,21 @@ class LiveGradients {
     }
   }
 
+  // Output channels filled up to whole tiles.
+  int64_t tap_stride() const {
+    constexpr int64_t kBlock = kTapVecs * kLanes;
+    return (shape_.k + kBlock - 1) / kBlock * kBlock;
+  }
+
   template <int kTaps, typename T>
   void tap_tile(int64_t row, int64_t end, int64_t k, int64_t t, const T* grad, const uint8_t* slot,
                 const float* image) {
     Vec acc[kTaps][kTapVecs];
+    float* sums = &tap_sums_[t * tap_stride() + k];
     FASTMODEL_UNROLL
     for (int i = 0; i < kTaps; ++i) {
       FASTMODEL_UNROLL
-      for (int v = 0; v < kTapVecs; ++v) acc[i][v] = Vec{};
+      for (int v = 0; v < kTapVecs; ++v) acc[i][v] = load(sums + i * tap_stride() + v * kLanes);
     }
     const int64_t* tap = &tap_offset_[t];
     int lanes[kTapVecs];
@@ -258,11 +276,7 @@ class LiveGradients {
     FASTMODEL_UNROLL
     for (int i = 0; i < kTaps; ++i) {
       FASTMODEL_UNROLL
-      for (int v = 0; v < kTapVecs; ++v) {
-        for (int lane = 0; lane < lanes[v]; ++lane) {
-          grad_weight_[(k + v * kLanes + lane) * shape_.patch() + t + i] += acc[i][v][lane];
-        }
-      }
+      for (int v = 0; v < kTapVecs; ++v) store(sums + i * tap_stride() + v * kLanes, acc[i][v]);
     }
   }
 
@@ -291,6 +305,7 @@ class LiveGradients {
   std::vector<int64_t> packed_run_, window_offset_, tap_offset_;
   std::vector<LivePair> channel_pairs_, pixel_pairs_;
   std::vector<int32_t> channel_count_, pixel_count_;
+  std::vector<float> tap_sums_;  // [tap][K filled up]
 };
 
 // What the caller of backward wants and gets; null for each gradient that is not wanted.
@@ -355,6 +370,7 @@ void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
       add_image(n, image, grad_x, &gradients[thread]);
       if (grad_x != nullptr) writer.finish(n, grad_x);
     }
+    gradients[thread].finish();
   });
 
   const auto total = [&](int64_t at) {

@@ -77,7 +77,9 @@ PackedFilters pack_filters(const T* weight, const Strides& stride, const T* bias
   return packed;
 }
 
-template <int kPixels, int kVecs>
+// acc[pixel][channel vector] = bias + the pixel's patch times the filters. kRuns and kLength are
+// the runs' sizes where they are known at compile time (first layers: everything unrolls), else 0.
+template <int kPixels, int kVecs, int kRuns = 0, int kLength = 0>
 FASTMODEL_INLINE void conv_tile(const float* const (&pixel)[kPixels], const Runs& runs,
                                 const float* weight, const float* bias,
                                 Vec (&acc)[kPixels][kVecs]) {
@@ -86,19 +88,29 @@ FASTMODEL_INLINE void conv_tile(const float* const (&pixel)[kPixels], const Runs
     FASTMODEL_UNROLL
     for (int v = 0; v < kVecs; ++v) acc[i][v] = load(bias + v * kLanes);
   }
-  for (int64_t run = 0; run < runs.count; ++run) {
-    const int64_t offset = runs.offset[run];
-    for (int64_t e = 0; e < runs.length; ++e) {
-      Vec w[kVecs];
+  const auto step = [&](int64_t element) __attribute__((always_inline)) {
+    Vec w[kVecs];
+    FASTMODEL_UNROLL
+    for (int v = 0; v < kVecs; ++v) w[v] = load(weight + v * kLanes);
+    weight += kVecs * kLanes;
+    FASTMODEL_UNROLL
+    for (int i = 0; i < kPixels; ++i) {
+      const Vec x = broadcast(pixel[i][element]);
       FASTMODEL_UNROLL
-      for (int v = 0; v < kVecs; ++v) w[v] = load(weight + v * kLanes);
-      weight += kVecs * kLanes;
+      for (int v = 0; v < kVecs; ++v) acc[i][v] += x * w[v];
+    }
+  };
+  if constexpr (kRuns > 0) {
+    FASTMODEL_UNROLL
+    for (int run = 0; run < kRuns; ++run) {
+      const int64_t offset = runs.offset[run];
       FASTMODEL_UNROLL
-      for (int i = 0; i < kPixels; ++i) {
-        const Vec x = broadcast(pixel[i][offset + e]);
-        FASTMODEL_UNROLL
-        for (int v = 0; v < kVecs; ++v) acc[i][v] += x * w[v];
-      }
+      for (int e = 0; e < kLength; ++e) step(offset + e);
+    }
+  } else {
+    for (int64_t run = 0; run < runs.count; ++run) {
+      const int64_t offset = runs.offset[run];
+      for (int64_t e = 0; e < runs.length; ++e) step(offset + e);
     }
   }
 }

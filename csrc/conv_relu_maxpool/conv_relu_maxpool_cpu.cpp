@@ -45,7 +45,7 @@ struct WindowMax {
   }
 };
 
-template <int kVecs, typename T>
+template <int kVecs, int kRuns, int kLength, typename T>
 void forward(const ConvReluMaxpoolForward& a) {
   const ConvShape& shape = a.shape;
   const PackedFilters filters =
@@ -73,14 +73,14 @@ void forward(const ConvReluMaxpoolForward& a) {
         int64_t j = 0;
         for (; j + 4 <= window; j += 4) {
           Vec acc[4][kVecs];
-          conv_tile<4, kVecs>(
+          conv_tile<4, kVecs, kRuns, kLength>(
               {base + offset[j], base + offset[j + 1], base + offset[j + 2], base + offset[j + 3]},
               runs, weight, bias, acc);
           best.take(acc, j);
         }
         for (; j < window; ++j) {
           Vec acc[1][kVecs];
-          conv_tile<1, kVecs>({base + offset[j]}, runs, weight, bias, acc);
+          conv_tile<1, kVecs, kRuns, kLength>({base + offset[j]}, runs, weight, bias, acc);
           best.take(acc, j);
         }
         const int64_t at = ((n * shape.pp + pp) * shape.pq + pq) * shape.k + first;
@@ -97,16 +97,24 @@ void forward(const ConvReluMaxpoolForward& a) {
   for_each_row(static_cast<const T*>(a.x), a.x_stride, shape, shape.pp, step, span, a.threads, row);
 }
 
-template <typename T>
+template <int kRuns, int kLength, typename T>
 void forward_of(const ConvReluMaxpoolForward& a) {
   switch (filter_vectors(a.shape.k)) {
     case 1:
-      return forward<1, T>(a);
+      return forward<1, kRuns, kLength, T>(a);
     case 2:
-      return forward<2, T>(a);
+      return forward<2, kRuns, kLength, T>(a);
     default:
-      return forward<kMostVecs, T>(a);
+      return forward<kMostVecs, kRuns, kLength, T>(a);
   }
+}
+
+// A 3 x 3 filter over one channel is so short that loops over it would cost as much as its FMAs.
+template <typename T>
+void forward_any(const ConvReluMaxpoolForward& a) {
+  const bool is_short =
+      a.shape.c == 1 && a.shape.r == 3 && a.shape.s == 3 && a.shape.dilation_w == 1;
+  is_short ? forward_of<3, 3, T>(a) : forward_of<0, 0, T>(a);
 }
 
 template <typename T>
@@ -194,7 +202,7 @@ void scatter(const ConvReluMaxpoolScatter& a) {
 }  // namespace
 
 void conv_relu_maxpool_forward_cpu(const ConvReluMaxpoolForward& args) {
-  args.dtype == DType::kFloat32 ? forward_of<float>(args) : forward_of<BFloat16>(args);
+  args.dtype == DType::kFloat32 ? forward_any<float>(args) : forward_any<BFloat16>(args);
 }
 
 void conv_relu_maxpool_backward_cpu(const ConvReluMaxpoolBackward& args) {

@@ -17,8 +17,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fastmodel.ops import dispatch
 
-_PLAIN_TYPES = (Tensor, Parameter)
-
 
 def forward(
     target: torch._ops.OpOverload, setup_context: Callable, derivative: Callable
@@ -80,6 +78,10 @@ def _is_plain(args: tuple) -> bool:
     ):
         return False
     for value in args:
-        if isinstance(value, Tensor) and (type(value) not in _PLAIN_TYPES or value.is_neg()):
+        kind = type(value)
+        if kind is Tensor or kind is Parameter:
+            if value.is_neg():
+                return False
+        elif isinstance(value, Tensor):
             return False
     return not torch.is_autocast_enabled(args[0].device.type)
