@@ -12,6 +12,7 @@
 #pragma once
 
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "common/conv_image.h"
@@ -65,34 +66,36 @@ void live_tile(const LivePair* pairs, int64_t count, const float* source, const 
   }
 }
 
-template <int kRuns>
-void live_runs(const LivePair* pairs, int64_t count, const float* source, const int64_t* source_run,
-               float* to, const int64_t* to_run, int64_t length) {
-  int64_t e = 0;
-  for (; e + kTileVecs * kLanes <= length; e += kTileVecs * kLanes) {
-    live_tile<kRuns, kTileVecs>(pairs, count, source + e, source_run, to + e, to_run, kLanes);
-  }
-  for (; e + kHalfTileVecs * kLanes <= length; e += kHalfTileVecs * kLanes) {
-    live_tile<kRuns, kHalfTileVecs>(pairs, count, source + e, source_run, to + e, to_run, kLanes);
-  }
-  for (; e < length; e += kLanes) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, length - e));
-    live_tile<kRuns, 1>(pairs, count, source + e, source_run, to + e, to_run, lanes);
+// Covers a patch with tiles: calls body(runs, vectors, run, element, lanes), the first two as
+// compile-time constants, for the tile at that run and element whose last vector has that many
+// lanes.
+template <int kRuns, int kVecs, typename Body>
+void for_each_column(int64_t run, int64_t length, int64_t* element, const Body& body) {
+  for (; *element + kVecs * kLanes <= length; *element += kVecs * kLanes) {
+    body(std::integral_constant<int, kRuns>(), std::integral_constant<int, kVecs>(), run, *element,
+         kLanes);
   }
 }
 
-// The whole patch, tile by tile. Runs lie at source_run in the source and at to_run in the target.
-inline void live_patch(const LivePair* pairs, int64_t count, const float* source,
-                       const int64_t* source_run, float* to, const int64_t* to_run,
-                       const Runs& runs) {
-  if (count == 0) return;
+template <int kRuns, typename Body>
+void for_each_tile_of(int64_t run, int64_t length, bool is_narrow, const Body& body) {
+  int64_t e = 0;
+  if (!is_narrow) for_each_column<kRuns, kTileVecs>(run, length, &e, body);
+  for_each_column<kRuns, kHalfTileVecs>(run, length, &e, body);
+  for_each_column<kRuns, 1>(run, length, &e, body);
+  if (e < length) {
+    body(std::integral_constant<int, kRuns>(), std::integral_constant<int, 1>(), run, e,
+         static_cast<int>(length - e));
+  }
+}
+
+template <typename Body>
+void for_each_tile(const Runs& runs, bool is_narrow, const Body& body) {
   int64_t r = 0;
   for (; r + kTileRuns <= runs.count; r += kTileRuns) {
-    live_runs<kTileRuns>(pairs, count, source, source_run + r, to, to_run + r, runs.length);
+    for_each_tile_of<kTileRuns>(r, runs.length, is_narrow, body);
   }
-  for (; r < runs.count; ++r) {
-    live_runs<1>(pairs, count, source, source_run + r, to, to_run + r, runs.length);
-  }
+  for (; r < runs.count; ++r) for_each_tile_of<1>(r, runs.length, is_narrow, body);
 }
 
 // What one thread needs to add up gradients, image after image. A pooled pixel's slot is the pixel
@@ -118,6 +121,9 @@ class LiveGradients {
     channel_count_.resize(shape.k);
     pixel_pairs_.resize((shape.window() + 1) * shape.k);
     pixel_count_.resize(shape.window() + 1);
+    // Room for all, so that nothing is allocated within the parallel region.
+    band_pairs_.reserve(band_rows_ * row_pairs);
+    pixel_lists_.reserve(band_rows_ * shape.pq * shape.window());
     if (by_taps_) {
       for (const int64_t offset : runs_.offset) {
         for (int64_t e = 0; e < runs_.length; ++e) tap_offset_.push_back(offset + e);
@@ -154,33 +160,56 @@ class LiveGradients {
  private:
   // Pairs of one band of rows: 128 KiB, to stay in L2 beside the images and the filters.
   static constexpr int64_t kBandPairs = 16384;
+  // Filters beyond this are walked in narrow tiles; an L1 of 32 KiB holds the rest of the working
+  // set too.
+  static constexpr int64_t kFilterBytesInL1 = 24 * 1024;
+
+  // The live pairs of one pixel, band_pairs_[begin .. begin + count), and its patch's place in the
+  // image.
+  struct PixelList {
+    int64_t begin, count, offset;
+  };
 
   template <typename T>
   void add_lists(int64_t row, int64_t end, bool wants_weight, const T* grad, const uint8_t* slot,
                  const float* image, float* grad_x) {
-    const int64_t k_count = shape_.k, capacity = band_rows_ * shape_.pq, patch = shape_.patch();
+    const int64_t capacity = band_rows_ * shape_.pq;
     std::fill(channel_count_.begin(), channel_count_.end(), 0);
+    pixel_lists_.clear();
+    band_pairs_.clear();
     for (int64_t p = row; p < end; ++p) {
       for (int64_t q = 0; q < shape_.pq; ++q) {
-        const int64_t pixel = p * shape_.pq + q;
-        const T* g = grad + pixel * k_count;
-        const uint8_t* s = slot + pixel * k_count;
+        const int64_t pixel = (p * shape_.pq + q) * shape_.k;
         const int64_t base =
             pixel_offset(shape_, p * shape_.pool_stride_h, q * shape_.pool_stride_w);
-        if (wants_weight) list_by_channel(g, s, base, capacity);
-        if (grad_x == nullptr) continue;
-        list_by_pixel(g, s, patch);
-        for (int64_t j = 0; j < shape_.window(); ++j) {
-          live_patch(&pixel_pairs_[j * k_count], pixel_count_[j], packed_weight_,
-                     packed_run_.data(), grad_x + base + window_offset_[j], runs_.offset.data(),
-                     runs_);
-        }
+        if (wants_weight) list_by_channel(grad + pixel, slot + pixel, base, capacity);
+        if (grad_x != nullptr) list_by_pixel(grad + pixel, slot + pixel, base);
       }
     }
-    if (!wants_weight) return;
-    for (int64_t k = 0; k < k_count; ++k) {
-      live_patch(&channel_pairs_[k * capacity], channel_count_[k], image, runs_.offset.data(),
-                 grad_weight_ + k * patch, packed_run_.data(), runs_);
+    if (grad_x != nullptr) add_grad_x(grad_x);
+    if (wants_weight) add_grad_weight(image, capacity);
+  }
+
+  // Tile by tile over the whole band, so that the filters' part of a tile stays in L1.
+  void add_grad_x(float* grad_x) {
+    const bool is_narrow = shape_.k * shape_.patch() * 4 > kFilterBytesInL1;
+    for_each_tile(runs_, is_narrow, [&](auto runs, auto vecs, int64_t r, int64_t e, int lanes) {
+      for (const PixelList& list : pixel_lists_) {
+        live_tile<runs(), vecs()>(&band_pairs_[list.begin], list.count, packed_weight_ + e,
+                                  &packed_run_[r], grad_x + list.offset + e, &runs_.offset[r],
+                                  lanes);
+      }
+    });
+  }
+
+  void add_grad_weight(const float* image, int64_t capacity) {
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      if (channel_count_[k] == 0) continue;
+      for_each_tile(runs_, false, [&](auto runs, auto vecs, int64_t r, int64_t e, int lanes) {
+        live_tile<runs(), vecs()>(&channel_pairs_[k * capacity], channel_count_[k], image + e,
+                                  &runs_.offset[r], grad_weight_ + k * shape_.patch() + e,
+                                  &packed_run_[r], lanes);
+      });
     }
   }
 
@@ -197,12 +226,19 @@ class LiveGradients {
   }
 
   template <typename T>
-  void list_by_pixel(const T* g, const uint8_t* s, int64_t patch) {
+  void list_by_pixel(const T* g, const uint8_t* s, int64_t base) {
     std::fill(pixel_count_.begin(), pixel_count_.end(), 0);
     for (int64_t k = 0; k < shape_.k; ++k) {
       const int64_t j = s[k];
-      pixel_pairs_[j * shape_.k + pixel_count_[j]++] = {static_cast<int32_t>(k * patch),
+      pixel_pairs_[j * shape_.k + pixel_count_[j]++] = {static_cast<int32_t>(k * shape_.patch()),
                                                         to_float(g[k])};
+    }
+    for (int64_t j = 0; j < shape_.window(); ++j) {
+      if (pixel_count_[j] == 0) continue;
+      const LivePair* pairs = &pixel_pairs_[j * shape_.k];
+      pixel_lists_.push_back(
+          {static_cast<int64_t>(band_pairs_.size()), pixel_count_[j], base + window_offset_[j]});
+      band_pairs_.insert(band_pairs_.end(), pairs, pairs + pixel_count_[j]);
     }
   }
 
@@ -303,7 +339,8 @@ class LiveGradients {
   bool by_taps_;
   int64_t band_rows_;
   std::vector<int64_t> packed_run_, window_offset_, tap_offset_;
-  std::vector<LivePair> channel_pairs_, pixel_pairs_;
+  std::vector<LivePair> channel_pairs_, pixel_pairs_, band_pairs_;
+  std::vector<PixelList> pixel_lists_;
   std::vector<int32_t> channel_count_, pixel_count_;
   std::vector<float> tap_sums_;  // [tap][K filled up]
 };
