@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc fastmodel -type f ! -name '*.pyc' ! -name '*.so')
 
 .PHONY: bench test check format clean
 
-bench: .venv/installed  ## train the seed's CNN twice, compare, write reports/mnist-cnn/
+bench: .venv/installed  ## train the CNN on MNIST twice, compare, write reports/mnist-cnn/
 	$(BIN)/fastmodel bench mnist-cnn
 
 test: .venv/installed  ## the whole test suite

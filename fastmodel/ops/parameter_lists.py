@@ -22,7 +22,7 @@ TESTS: dict[str, Shapes] = {
 }
 
 BENCHES: dict[str, Shapes] = {
-    "seed-cnn": (
+    "mnist-cnn": (
         (32, 1, 3, 3),
         (32,),
         (64, 32, 3, 3),

@@ -434,7 +434,7 @@ def diverged() -> Report:
 
 
 def long_run() -> Report:
-    """The seed's ten epochs, with many pairs."""
+    """Ten epochs, with many pairs."""
     return full(epochs=10, pairs=40)
 
 

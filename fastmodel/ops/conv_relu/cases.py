@@ -37,7 +37,7 @@ CASES = (
     _case("kernel-5x5", ConvInputs((2, 3, 12, 12), 10, (5, 5))),
     _case("first-layer", ConvInputs((3, 1, 10, 10), 33)),
     _case("empty-batch", ConvInputs((0, 3, 8, 8), 5)),
-    _case("seed-conv2", ConvInputs((64, 32, 13, 13), 64), is_bench=True),
+    _case("mnist-conv2", ConvInputs((64, 32, 13, 13), 64), is_bench=True),
     _case("resnet-64", ConvInputs((16, 64, 56, 56), 64, padding=(1, 1)), is_bench=True),
     _case("resnet-256", ConvInputs((16, 256, 14, 14), 256, padding=(1, 1)), is_bench=True),
 )

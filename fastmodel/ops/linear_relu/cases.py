@@ -44,7 +44,7 @@ CASES = (
     _case("wide-panel", (9,), 193, 13),
     _case("empty-batch", (0,), 16, 8),
     _case("empty-features", (3,), 0, 4),
-    _case("seed-fc1", (64,), 1600, 128, is_bench=True),
-    _case("seed-fc1-512", (512,), 1600, 128, is_bench=True),
+    _case("mnist-fc1", (64,), 1600, 128, is_bench=True),
+    _case("mnist-fc1-512", (512,), 1600, 128, is_bench=True),
     _case("mlp-1024", (128,), 1024, 1024, is_bench=True),
 )
