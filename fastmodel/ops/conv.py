@@ -20,12 +20,19 @@ def pair(op: str, name: str, value, least: int) -> Pair:
     Raises:
         InputError: it is neither, or too small.
     """
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) == 1:
-        values *= 2
-    if len(values) != 2 or not all(isinstance(v, int) and v >= least for v in values):
-        raise InputError(f"{op}: {name} must be one or two integers >= {least}, it is {value!r}")
-    return values
+    first, second = value, value
+    if not isinstance(value, int):
+        values = tuple(value)
+        if len(values) not in (1, 2):
+            raise _not_a_pair(op, name, value, least)
+        first, second = values[0], values[-1]
+    if not (isinstance(first, int) and isinstance(second, int) and first >= least <= second):
+        raise _not_a_pair(op, name, value, least)
+    return first, second
+
+
+def _not_a_pair(op: str, name: str, value, least: int) -> InputError:
+    return InputError(f"{op}: {name} must be one or two integers >= {least}, it is {value!r}")
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -155,6 +162,19 @@ def flops(x_shape, weight_shape, p: int, q: int) -> int:
     """Multiply-adds of a convolution, counted as two each."""
     k, c, r, s = weight_shape
     return 2 * x_shape[0] * p * q * k * c * r * s
+
+
+def forward_flops(x, weight, bias, stride, padding, dilation, *_, out_shape=None, **__) -> int:
+    """FLOP formula of a forward op; tensors come as shapes."""
+    p = output_size(x[2], weight[2], stride[0], padding[0], dilation[0])
+    q = output_size(x[3], weight[3], stride[1], padding[1], dilation[1])
+    return flops(x, weight, p, q)
+
+
+def backward_flops(grad, x, weight, saved, *rest, out_shape=None, **_) -> int:
+    """FLOP formula of a backward op: one product for each of grad_x and grad_weight that is wanted."""
+    wanted = rest[-1]
+    return forward_flops(x, weight, None, *rest) * (wanted[0] + wanted[1])
 
 
 def dense_backward(

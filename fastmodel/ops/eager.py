@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fastmodel.ops import dispatch
 
@@ -70,7 +69,7 @@ def _is_plain(args: tuple) -> bool:
     """Is there nothing between this call and its kernel that PyTorch's dispatcher would have to see?"""
     if (
         torch.compiler.is_compiling()
-        or _get_current_dispatch_mode() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd._profiler_enabled()

@@ -68,21 +68,8 @@ register.autograd(_forward, _setup_context, _derivative)
 _call_forward = eager.forward(_forward, _setup_context, _derivative)
 register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward)
-
-
-def _forward_flops(x, weight, bias, stride, padding, dilation, *_, out_shape=None, **__) -> int:
-    p = conv.output_size(x[2], weight[2], stride[0], padding[0], dilation[0])
-    q = conv.output_size(x[3], weight[3], stride[1], padding[1], dilation[1])
-    return conv.flops(x, weight, p, q)
-
-
-def _backward_flops(grad, x, weight, argmax, *rest, out_shape=None, **_) -> int:
-    wanted = rest[-1]
-    return _forward_flops(x, weight, None, *rest) * (wanted[0] + wanted[1])
-
-
-register.flops(_forward, _forward_flops)
-register.flops(_backward, _backward_flops)
+register.flops(_forward, conv.forward_flops)
+register.flops(_backward, conv.backward_flops)
 
 
 def conv_relu_maxpool(
