@@ -4,10 +4,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc fastmodel -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: bench test check format clean
+.PHONY: bench bench-ops test check format clean
 
 bench: .venv/installed  ## train the CNN on MNIST twice, compare, write reports/mnist-cnn/
 	$(BIN)/fastmodel bench mnist-cnn
+
+bench-ops: .venv/installed  ## every op against PyTorch's best arm, write reports/ops.json
+	mkdir -p reports
+	$(BIN)/pytest benchmarks/ops --benchmark-columns=min,median,iqr --benchmark-json=reports/ops-benchmark.json --results=reports/ops.json
 
 test: .venv/installed  ## the whole test suite
 	$(BIN)/pytest

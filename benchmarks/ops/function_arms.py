@@ -1,0 +1,157 @@
+"""The arms of the ops that are functions: forward alone, and forward with backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import arms
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fastmodel as fm
+from fastmodel.ops.case import Case
+
+FORWARD, TRAINING = "forward", "forward+backward"
+
+# Where rounding may decide which way a gradient goes (the sign under a ReLU, the maximum of a pool), no two
+# float32 kernels need agree: within this distance of a decision the incoming gradient is 0. It lies above a
+# float32 sum's error and keeps more than 99.9 % of the gradient.
+_UNDECIDED = 1e-4
+
+
+@dataclass(frozen=True)
+class Function:
+    """One op as the benches see it."""
+
+    face: Callable
+    plain: Callable
+    """The same as a user of PyTorch writes it, at its best: ReLU in place."""
+    margin: Callable[..., Tensor] | None = None
+    """How far each output is from a decision; for the float64 arguments."""
+    has_layouts: bool = False
+    """PyTorch has a channels_last arm."""
+    backward_share: int = 2
+    """FLOPs of backward over those of forward: a product each for x and weight."""
+
+
+def _conv_relu(*args) -> Tensor:
+    return F.relu(F.conv2d(*args), inplace=True)
+
+
+def _conv_relu_maxpool(*args) -> Tensor:
+    *conv, pool, pool_stride = args
+    return F.max_pool2d(_conv_relu(*conv), pool, pool_stride)
+
+
+def _pool_margin(*args) -> Tensor:
+    """Distance of the maximum to 0 and to the second of its window; windows do not overlap."""
+    *conv, pool, pool_stride = args
+    dense = F.conv2d(*conv)
+    first, index = F.max_pool2d(dense, pool, pool_stride, return_indices=True)
+    rest = dense.flatten(2).scatter(2, index.flatten(2), -torch.inf).view_as(dense)
+    return torch.minimum(first.abs(), first - F.max_pool2d(rest, pool, pool_stride))
+
+
+FUNCTIONS = {
+    "conv_relu": Function(
+        fm.functional.conv_relu, _conv_relu, lambda *args: F.conv2d(*args).abs(), has_layouts=True
+    ),
+    "conv_relu_maxpool": Function(
+        fm.functional.conv_relu_maxpool, _conv_relu_maxpool, _pool_margin, has_layouts=True
+    ),
+    # Softmax again, and a product with the gradient.
+    "cross_entropy": Function(fm.functional.cross_entropy, F.cross_entropy, backward_share=1),
+    "linear_relu": Function(
+        fm.functional.linear_relu,
+        lambda *args: F.relu(F.linear(*args), inplace=True),
+        lambda *args: F.linear(*args).abs(),
+    ),
+}
+
+
+def contest(op: str, case: Case, pass_: str) -> arms.Contest:
+    """Every arm on the case's float32 arguments.
+
+    Ours take the case's own layout; PyTorch's convolutions are given contiguous tensors in one arm and
+    channels_last ones in the other. Each arm's incoming gradient lies in memory as its output does.
+    """
+    function = FUNCTIONS[op]
+    args = case.make(torch.float32)
+    grad, expected = _float64(function, args, pass_)
+
+    def make(call: Callable, layout: torch.memory_format | None = None):
+        run = _pass(call, _leaves(args, layout=layout), grad, pass_)
+        return run, run
+
+    found = arms.ours(op, lambda: make(function.face))
+    found["torch"] = arms.Arm(*make(function.plain, torch.contiguous_format))
+    if function.has_layouts:
+        found["torch channels_last"] = arms.Arm(*make(function.plain, torch.channels_last))
+    is_training = pass_ == TRAINING
+    # Backward reads what forward reads, with a gradient in place of the output, and writes the gradients.
+    gradients = sum(leaf.numel() * 4 for leaf in _wanted(_leaves(args)))
+    return arms.Contest(
+        found,
+        expected,
+        case.depth,
+        case.flops * (1 + function.backward_share * is_training),
+        case.bytes_float32 * (1 + is_training) + gradients * is_training,
+    )
+
+
+def _leaves(args: tuple, dtype=torch.float32, layout: torch.memory_format | None = None) -> tuple:
+    """The arguments with each floating tensor a leaf of its own; an image wants no gradient."""
+
+    def leaf(value):
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            return value
+        is_image = value.dim() == 4 and value is args[0] and value.shape[1] <= 3
+        made = value.detach().to(dtype, copy=True)
+        if layout is not None:
+            made = made.contiguous(
+                memory_format=layout if made.dim() == 4 else torch.contiguous_format
+            )
+        return made.requires_grad_(not is_image)
+
+    return tuple(leaf(value) for value in args)
+
+
+def _wanted(args: tuple) -> list[Tensor]:
+    return [value for value in args if isinstance(value, Tensor) and value.requires_grad]
+
+
+def _float64(function: Function, args: tuple, pass_: str) -> tuple[Tensor, list[Tensor]]:
+    """The incoming gradient, and the answer."""
+    wide = _leaves(args, torch.float64)
+    out = function.plain(*wide)
+    generator = torch.Generator().manual_seed(0)
+    grad = torch.randint(-16, 17, out.shape, generator=generator).double() / 8
+    if not out.dim():
+        grad.fill_(1)
+    if function.margin is not None:
+        with torch.no_grad():
+            grad[function.margin(*wide) < _UNDECIDED] = 0
+    if pass_ == FORWARD:
+        return grad, [out.detach()]
+    return grad, [out.detach(), *torch.autograd.grad(out, _wanted(wide), grad)]
+
+
+def _pass(call: Callable, args: tuple, grad: Tensor, pass_: str) -> Callable[[], list[Tensor]]:
+    @torch.no_grad()
+    def forward() -> list[Tensor]:
+        return [call(*args)]
+
+    if pass_ == FORWARD:
+        return forward
+    wanted, own_grad = _wanted(args), None
+
+    def training() -> list[Tensor]:
+        nonlocal own_grad
+        out = call(*args)
+        if own_grad is None:
+            own_grad = torch.empty_like(out).copy_(grad)
+        return [out, *torch.autograd.grad(out, wanted, own_grad)]
+
+    return training
