@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from fastmodel.errors import BackendError
 from fastmodel.ops import dispatch
 
 
@@ -28,26 +29,24 @@ def forward(
     """
     name = target.name().removeprefix("fastmodel::")
 
-    class Direct(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *args):
-            output = dispatch.run(name, "forward", *args)
-            setup_context(ctx, args, output)
-            return output
+    def run(ctx, *args):
+        output = dispatch.run(name, "forward", *args)
+        setup_context(ctx, args, output)
+        return output
 
-        @staticmethod
-        def backward(ctx, *grads):
-            return derivative(ctx, *grads)
-
-    Direct.__name__ = name
+    # Made by its name, which graphs show: <conv_reluBackward>.
+    members = {"forward": staticmethod(run), "backward": staticmethod(derivative)}
+    direct = type(name, (torch.autograd.Function,), members)
 
     def call(*args):
+        if _wants_tangents():
+            return _run_differentiable_forwards(name, args)
         if not _is_plain(args):
             return target(*args)
         if torch.is_grad_enabled() and any(
             isinstance(value, Tensor) and value.requires_grad for value in args
         ):
-            return Direct.apply(*args)
+            return direct.apply(*args)
         return dispatch.run(name, "forward", *args)
 
     return call
@@ -63,6 +62,22 @@ def backward(target: torch._ops.OpOverload) -> Callable:
         return dispatch.run(name, "backward", *args)
 
     return call
+
+
+def _wants_tangents() -> bool:
+    """Is a forward-mode derivative (`torch.func.jvp`, `torch.autograd.forward_ad`) under way?"""
+    return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+
+
+def _run_differentiable_forwards(name: str, args: tuple):
+    """The reference, made of ops that carry tangents: kernels, and PyTorch's own custom ops, drop them."""
+    if dispatch.requested() not in (None, "reference"):
+        raise BackendError(
+            f"{name}: backend {dispatch.requested()!r} has no forward-mode derivative; "
+            "use the reference backend or automatic choice"
+        )
+    with dispatch.use_backend("reference"):
+        return dispatch.run(name, "forward", *args)
 
 
 def _is_plain(args: tuple) -> bool:
