@@ -85,6 +85,19 @@ def test_passes_of_different_backends_combine(forward, backward):
         op_checks.assert_close(a, b, torch.float32, 256, "combined")
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+@pytest.mark.parametrize("case", ["padded", "first-layer"])
+def test_thread_counts(case, backend, threads):
+    """As many threads as images, more, fewer."""
+    op_checks.check_thread_counts(OP, BY_NAME[case], backend, threads)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+def test_bfloat16_is_rounded_to_nearest_even(backend):
+    conv_checks.check_bfloat16_rounding(OP, backend, ())
+
+
 def test_only_the_gradients_wanted():
     op_checks.check_only_the_gradients_wanted(OP, BY_NAME["padded"].make(torch.float32))
 

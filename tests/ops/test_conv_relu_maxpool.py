@@ -113,22 +113,16 @@ def test_passes_of_different_backends_combine(forward, backward):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_thread_counts(threads):
-    """More threads than images, fewer, one: the same numbers, and twice the same bits."""
-    args = BY_NAME["padded"].make(torch.float32)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        runs = [
-            op_checks.run_with_gradients(OP.face, op_checks.leaves(args), "threads")
-            for _ in range(2)
-        ]
-    finally:
-        torch.set_num_threads(before)
-    expected = op_checks.run_with_gradients(plain, op_checks.leaves(args, torch.float64), "threads")
-    for a, b, c in zip(*runs, expected, strict=True):
-        assert torch.equal(a, b)
-        op_checks.assert_close(a, c, torch.float32, 144, "threads")
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+@pytest.mark.parametrize("case", ["padded", "first-layer"])
+def test_thread_counts(case, backend, threads):
+    """As many threads as images, more, fewer."""
+    op_checks.check_thread_counts(OP, BY_NAME[case], backend, threads)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+def test_bfloat16_is_rounded_to_nearest_even(backend):
+    conv_checks.check_bfloat16_rounding(OP, backend, ((1, 1), (1, 1)))
 
 
 def test_only_the_gradients_wanted():

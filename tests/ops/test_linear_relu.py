@@ -41,6 +41,19 @@ def test_nan_and_infinity(backend):
     op_checks.check_special_values(OP, (x, weight, None), backend)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+def test_thread_counts(backend, threads):
+    op_checks.check_thread_counts(OP, CASES[5], backend, threads)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+def test_bfloat16_is_rounded_to_nearest_even(backend):
+    outer = (torch.rand(64, 1), torch.rand(33, 1), None)
+    inner = (torch.rand(1, 150), torch.rand(1, 150), None)
+    op_checks.check_bfloat16_rounding(OP, outer, inner, backend)
+
+
 def test_only_the_gradients_wanted():
     op_checks.check_only_the_gradients_wanted(OP, CASES[5].make(torch.float32))
 

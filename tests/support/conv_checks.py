@@ -70,6 +70,14 @@ def check_layouts(op: OpUnderTest, backend: str | None, extra: tuple) -> None:
             op_checks.assert_close(a, b, torch.float32, 162, "layouts")
 
 
+def check_bfloat16_rounding(op: OpUnderTest, backend: str | None, extra: tuple) -> None:
+    """One input channel makes every output one product; one pixel and one filter every gradient."""
+    geometry = (None, (1, 1), (0, 0), (1, 1), 1, *extra)
+    outer = (torch.rand(2, 1, 6, 6), torch.rand(33, 1, 1, 1), *geometry)
+    inner = (torch.rand(1, 150, 1, 1), torch.rand(1, 150, 1, 1), *geometry)
+    op_checks.check_bfloat16_rounding(op, outer, inner, backend)
+
+
 def _eighths(*shape: int) -> torch.Tensor:
     return torch.randint(-8, 9, shape) / 8
 

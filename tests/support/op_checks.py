@@ -168,6 +168,52 @@ def _with_strided_gradient(call, args: tuple, backend: str | None) -> list[torch
         return [out, *torch.autograd.grad(out, tensors(args), grad)]
 
 
+def check_bfloat16_rounding(
+    op: OpUnderTest, outer: tuple, inner: tuple, backend: str | None
+) -> None:
+    """bfloat16 results are float32's rounded once to nearest even, to the last bit.
+
+    Args:
+        outer: positive arguments of which every output is one product, exact in float32.
+        inner: positive arguments of which every gradient is one product.
+    """
+    outer, inner = (
+        tuple(a.to(torch.bfloat16) if isinstance(a, torch.Tensor) else a for a in args)
+        for args in (outer, inner)
+    )
+
+    def run(call, dtype):
+        out = call(*op.leaves(outer, dtype))
+        leaves_of_inner = op.leaves(inner, dtype)
+        alive = call(*leaves_of_inner)
+        grad = torch.full_like(alive, 1.0078125)  # An odd last bit: products need rounding.
+        return [out, *torch.autograd.grad(alive, tensors(leaves_of_inner), grad)]
+
+    with fm.use_backend(backend):
+        found = run(op.face, torch.bfloat16)
+    for a, b in zip(found, run(op.plain, torch.float32), strict=True):
+        assert torch.equal(a, b.to(torch.bfloat16))
+
+
+def check_thread_counts(op: OpUnderTest, case: Case, backend: str | None, threads: int) -> None:
+    """The float64 bound holds for this many threads, and two runs give the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with fm.use_backend(backend):
+            runs = [
+                run_with_gradients(op.face, op.leaves(case.make(torch.float32)), case.name)
+                for _ in range(2)
+            ]
+    finally:
+        torch.set_num_threads(before)
+    wide = op.leaves(case.make(torch.float32), torch.float64)
+    expected = run_with_gradients(op.plain, wide, case.name)
+    for a, b, c in zip(*runs, expected, strict=True):
+        assert torch.equal(a, b)
+        assert_close(a, c, torch.float32, case.depth, f"{case}, {threads} threads")
+
+
 def check_special_values(op: OpUnderTest, args: tuple, backend: str | None) -> None:
     """Output and gradients have NaN and infinity exactly where PyTorch's own float32 ops have them."""
     with fm.use_backend(backend):
