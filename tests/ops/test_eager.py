@@ -118,6 +118,14 @@ def test_autocast_casts(name):
         assert FACES[name](x, weight, bias).dtype == torch.bfloat16
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of sizes, which a trace fixes
+@everywhere
+def test_a_trace_holds_the_op(name):
+    traced = torch.jit.trace(FACES[name], inputs(name), check_trace=False)
+    assert f"fastmodel::{name}(" in str(traced.graph)
+
+
 @everywhere
 def test_vmap_maps(name):
     x, weight, bias = inputs(name)
