@@ -9,6 +9,7 @@ transform, autocast, profiler or tensor subclass), the kernel is chosen and call
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def forward(
 
     # Made by its name, which graphs show: <conv_reluBackward>.
     members = {"forward": staticmethod(run), "backward": staticmethod(derivative)}
-    direct = type(name, (torch.autograd.Function,), members)
+    direct: Any = type(name, (torch.autograd.Function,), members)
 
     def call(*args):
         if _wants_tangents():
