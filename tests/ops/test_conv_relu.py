@@ -53,14 +53,15 @@ def test_any_strides(backend):
     op_checks.check_any_strides(OP, args, backend, depth=63)
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
-def test_nan_and_infinity(backend):
+def test_nan_and_infinity(backend, format):
     """Values as PyTorch has them; gradients too where masked pixels meet no infinity or NaN of x.
 
     A NaN or an infinity in x behind a dead pixel makes NaN (0 * inf) of PyTorch's dense product and nothing
     here; with every pixel alive both agree.
     """
-    x = torch.randn(1, 2, 6, 6)
+    x = torch.randn(1, 2, 6, 6).contiguous(memory_format=format)
     x[0, 0, 2, 2] = math.nan
     weight = torch.randn(5, 2, 3, 3)
     alive = torch.full((5,), 100.0)
