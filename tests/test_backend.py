@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 import threading
 
 import pytest
 import torch
+from support.processes import script
 
 import fastmodel as fm
 from fastmodel.errors import BackendError, InputError
@@ -166,7 +166,7 @@ def test_empty_environment_variable_is_none(monkeypatch):
 def test_unknown_name_in_the_environment():
     code = "import torch, fastmodel as fm; fm.functional.linear_relu(torch.ones(1, 1), torch.ones(1, 1))"
     ran = subprocess.run(
-        [sys.executable, "-c", code],
+        script(code),
         env={**os.environ, "FASTMODEL_BACKEND": "gpu"},
         capture_output=True,
         text=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import script
 
 import fastmodel as fm
 from fastmodel import env
@@ -25,8 +26,7 @@ def python(code: str, capability: str | None = None) -> subprocess.CompletedProc
     environment.pop("FASTMODEL_CPU_CAPABILITY", None)
     if capability is not None:
         environment["FASTMODEL_CPU_CAPABILITY"] = capability
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run(script(code), env=environment, capture_output=True, text=True)
 
 
 def best_capability() -> str:
@@ -55,10 +55,11 @@ def test_the_ops_pass_with_each_capability(capability):
     # Of the ops' tests those that run kernels; graphs and errors do not depend on the capability.
     selection = "not compile and not registration and not derivatives and not bad_input"
     ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", str(TESTS / "ops"), "-q", "-k", selection),
+        script(
+            "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))",
+            *(str(TESTS / "ops"), "-q", "-k", selection),
             *("--rootdir", str(TESTS.parent), "-p", "no:cacheprovider"),
-        ],
+        ),
         env={**os.environ, "FASTMODEL_CPU_CAPABILITY": capability},
         capture_output=True,
         text=True,

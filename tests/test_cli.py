@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.processes import script
 
 import fastmodel as fm
 from fastmodel import cli
@@ -18,6 +19,7 @@ from fastmodel.errors import GateError
 from fastmodel.harness.store import load_report
 
 ROOT = Path(__file__).resolve().parents[1]
+MNIST = str(ROOT / "benchmarks" / "data" / "mnist")
 EXAMPLE = f"{ROOT / 'examples' / 'own_loop.py'}:make_workload"
 QUICK = ["--pairs", "2", "--window-s", "0.01"]
 
@@ -40,7 +42,10 @@ def corrupt_data(tmp_path: Path) -> Path:
     [
         (["bench", "nope"], "unknown workload 'nope'; use one of: mnist-cnn"),
         (["bench", "--batch-size", "0"], "'--batch-size': 0 is not in the range"),
-        (["bench", "--batch-size", "54001"], "54001 is larger than the training set of 54000"),
+        (
+            ["bench", "--data", MNIST, "--batch-size", "54001"],
+            "54001 is larger than the training set of 54000",
+        ),
         (["bench", "--epochs", "0"], "'--epochs': 0 is not in the range"),
         (["bench", "--epochs", "two"], "'two' is not a valid integer"),
         (["bench", "--rate-usd-per-h", "-1"], "must be above 0"),
@@ -159,7 +164,13 @@ def test_bench_json_on_stdout_is_the_file(capsys, tmp_path):
 
 
 def test_ctrl_c_leaves_a_readable_incomplete_report(tmp_path):
-    command = [sys.executable, "-m", "fastmodel", "bench", EXAMPLE, "--out", str(tmp_path)]
+    command = [
+        *script("import sys; from fastmodel.cli import main; sys.exit(main())"),
+        "bench",
+        EXAMPLE,
+        "--out",
+        str(tmp_path),
+    ]
     # Far more pairs than anyone waits for: the signal arrives in the middle of them.
     process = subprocess.Popen(
         [*command, "--pairs", "1000", "--window-s", "0.02"],
