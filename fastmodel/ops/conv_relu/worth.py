@@ -1,8 +1,8 @@
 """Where the fused kernels of conv_relu win, for automatic choice.
 
 Bounds: float32 against the library row, 2 cores with AVX-512 (AMD EPYC 9005),
-benchmarks/results/ops-epyc-2core.json: forward 1.04x at 64 channels of 56 x 56, 0.9x at 32 of 13 x 13 and at
-256 of 14 x 14; backward 1.2x at 32 to 64 channels of 13 x 13, 0.9x at 64 to 64.
+benchmarks/results/ops-epyc-2core.json: forward 1.01x at 64 channels of 56 x 56, 0.86x at 32 of 13 x 13,
+0.92x at 256 of 14 x 14; backward 1.2x at 32 to 64 channels of 13 x 13, 0.94x at 64 to 64.
 """
 
 from __future__ import annotations
