@@ -2,11 +2,9 @@
 //
 // Behind a ReLU and a max-pool at most one pixel of a window has a gradient, so the sums run over
 // lists of live (pixel, gradient) pairs instead of over all pixels:
-//   grad_weight[k][patch] += g * x[pixel + patch]     one list per output channel, filter in
-//   registers grad_x[pixel + patch] += g * weight[k][patch]     one list per pixel, patch in
-//   registers
-// A masked gradient contributes nothing, also where x is infinite (a dense product makes NaN of 0 *
-// inf).
+//   grad_weight[k][patch] += g * x[pixel + patch]   a list per channel, the filter in registers
+//   grad_x[pixel + patch] += g * weight[k][patch]   a list per pixel, the patch in registers
+// A masked gradient contributes nothing, also where x is infinite (a dense product makes a NaN).
 //
 // FLOPs: 2 * live * C * R * S for each gradient that is wanted. One FMA per load from L1 or L2.
 #pragma once

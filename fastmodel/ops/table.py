@@ -84,15 +84,9 @@ def _load(op: str, target: str) -> Callable:
     return getattr(importlib.import_module(f"fastmodel.ops.{op}.{module}"), function)
 
 
-def _native(
-    op: str,
-    pass_: str,
-    condition: str | None = None,
-    worth: str | None = None,
-    evidence: str = "",
-) -> Row:
+def _native(op: str, pass_: str, condition: str | None = None, worth: str | None = None) -> Row:
     kernel = f"native_kernel:{pass_}_cpu"
-    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, condition, worth, evidence)
+    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, condition, worth)
 
 
 def _library(op: str, pass_: str, condition: str | None = None) -> Row:

@@ -29,9 +29,7 @@ def forward_cpu(x, weight, bias, stride, padding, dilation, groups, pool_kernel,
     """As reference.forward."""
     bias = None if bias is None else bias.contiguous()
     sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
-    shape = (sizes[0], sizes[4], sizes[-2], sizes[-1])
-    out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-    argmax = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    out, argmax = _new_outputs(sizes, x.dtype)
     native().conv_relu_maxpool_forward_cpu(
         sizes,
         address(x),
@@ -97,9 +95,7 @@ def forward_library(x, weight, bias, stride, padding, dilation, groups, pool_ker
     dense = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     dense = dense.contiguous(memory_format=torch.channels_last)
     sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
-    shape = (sizes[0], sizes[4], sizes[-2], sizes[-1])
-    out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-    argmax = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    out, argmax = _new_outputs(sizes, x.dtype)
     native().conv_relu_maxpool_pool_cpu(
         sizes, address(dense), address(out), address(argmax), DTYPE_CODES[x.dtype], threads()
     )
@@ -140,6 +136,15 @@ def backward_library(
         dense, x, weight, stride, padding, dilation, groups, products
     )
     return grad_x, grad_weight, grad_bias
+
+
+def _new_outputs(sizes: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Uninitialised (out, argmax) of the pooled size."""
+    shape = (sizes[0], sizes[4], sizes[-2], sizes[-1])
+    return (
+        torch.empty(shape, dtype=dtype, memory_format=torch.channels_last),
+        torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last),
+    )
 
 
 def _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride):
