@@ -41,17 +41,17 @@ def _conv_relu(*args) -> Tensor:
 
 
 def _conv_relu_maxpool(*args) -> Tensor:
-    *conv, pool, pool_stride = args
-    return F.max_pool2d(_conv_relu(*conv), pool, pool_stride)
+    return F.max_pool2d(_conv_relu(*args[:7]), *args[7:])
 
 
 def _pool_margin(*args) -> Tensor:
-    """Distance of the maximum to 0 and to the second of its window; windows do not overlap."""
-    *conv, pool, pool_stride = args
-    dense = F.conv2d(*conv)
-    first, index = F.max_pool2d(dense, pool, pool_stride, return_indices=True)
-    rest = dense.flatten(2).scatter(2, index.flatten(2), -torch.inf).view_as(dense)
-    return torch.minimum(first.abs(), first - F.max_pool2d(rest, pool, pool_stride))
+    """Distance of the maximum to 0 and to the second of its window."""
+    *conv, pool, pool_stride, (h, w) = args
+    step = pool_stride or pool
+    dense = F.pad(F.conv2d(*conv), (w, w, h, h), value=-torch.inf)
+    windows = dense.unfold(2, pool[0], step[0]).unfold(3, pool[1], step[1]).flatten(4)
+    first, second = windows.topk(2).values.unbind(-1)
+    return torch.minimum(first.abs(), first - second)
 
 
 FUNCTIONS = {

@@ -137,18 +137,19 @@ void pool(const ConvReluMaxpoolPool& a) {
   const int32_t dead = static_cast<int32_t>(shape.window());
   parallel_for(shape.n * shape.pp, a.threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t n = row / shape.pp, h = row % shape.pp * shape.pool_stride_h;
+      const T* image = static_cast<const T*>(a.dense) + row / shape.pp * shape.p * shape.q * shape.k;
       for (int64_t pq = 0; pq < shape.pq; ++pq) {
-        const T* from = static_cast<const T*>(a.dense) +
-                        ((n * shape.p + h) * shape.q + pq * shape.pool_stride_w) * shape.k;
+        const Window window(shape, row % shape.pp, pq);
         const int64_t at = (row * shape.pq + pq) * shape.k;
         for (int64_t k = 0; k < shape.k; k += kLanes) {
           const int lanes = static_cast<int>(std::min<int64_t>(kLanes, shape.k - k));
           WindowMax<1> best;
-          for (int64_t j = 0; j < shape.window(); ++j) {
-            const int64_t pixel = j / shape.pool_s * shape.q + j % shape.pool_s;
-            const Vec value[1][1] = {{load_first(from + pixel * shape.k + k, lanes)}};
-            best.take(value, j);
+          for (int64_t r = window.begin_r; r < window.end_r; ++r) {
+            for (int64_t s = window.begin_s; s < window.end_s; ++s) {
+              const int64_t pixel = (window.h + r) * shape.q + window.w + s;
+              const Vec value[1][1] = {{load_first(image + pixel * shape.k + k, lanes)}};
+              best.take(value, r * shape.pool_s + s);
+            }
           }
           best.write(0, dead, static_cast<T*>(a.out) + at + k, a.argmax + at + k, lanes);
         }
@@ -173,16 +174,19 @@ void scatter(const ConvReluMaxpoolScatter& a) {
       for (int64_t p = 0; p < shape.pp; ++p) {
         for (int64_t q = 0; q < shape.pq; ++q) {
           const int64_t at = ((n * shape.pp + p) * shape.pq + q) * k_count;
-          T* to = image + (p * shape.pool_stride_h * shape.q + q * shape.pool_stride_w) * k_count;
+          const Window window(shape, p, q);
           for (int64_t k = 0; k < k_count; k += kLanes) {
             const int lanes = static_cast<int>(std::min<int64_t>(kLanes, k_count - k));
             const Vec g = load_first(static_cast<const T*>(a.grad) + at + k, lanes);
             const IVec slot = load_bytes(a.argmax + at + k, lanes);
-            for (int64_t j = 0; j < shape.window(); ++j) {
-              const int64_t pixel = j / shape.pool_s * shape.q + j % shape.pool_s;
-              T* target = to + pixel * k_count + k;
-              const Vec live = slot == static_cast<int32_t>(j) ? g : Vec{};
-              store_first(target, load_first(target, lanes) + live, lanes);
+            for (int64_t r = window.begin_r; r < window.end_r; ++r) {
+              for (int64_t s = window.begin_s; s < window.end_s; ++s) {
+                const int64_t pixel = (window.h + r) * shape.q + window.w + s;
+                T* target = image + pixel * k_count + k;
+                const int32_t here = static_cast<int32_t>(r * shape.pool_s + s);
+                const Vec live = slot == here ? g : Vec{};
+                store_first(target, load_first(target, lanes) + live, lanes);
+              }
             }
             const Vec live = slot == static_cast<int32_t>(shape.window()) ? Vec{} : g;
             store_first(own + k, load_first(own + k, lanes) + live, lanes);

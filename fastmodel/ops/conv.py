@@ -40,6 +40,14 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
+def pooled_size(size: Pair, kernel, stride, padding) -> Pair:
+    """(PP, PQ) of a pool over an output of `size` pixels."""
+    return (
+        output_size(size[0], kernel[0], stride[0], padding[0], 1),
+        output_size(size[1], kernel[1], stride[1], padding[1], 1),
+    )
+
+
 def resolve_padding(
     op: str, x: Tensor, weight: Tensor, stride: Pair, padding, dilation: Pair
 ) -> tuple[Tensor, Pair]:
@@ -128,14 +136,13 @@ def native_sizes(
     dilation: Pair,
     pool_kernel: Pair = (1, 1),
     pool_stride: Pair = (1, 1),
+    pool_padding: Pair = (0, 0),
 ) -> tuple[int, ...]:
     """The sizes as csrc/common/conv_shape.h reads them."""
     n, c, h, w = x_shape
     k, _, r, s = weight_shape
     p = output_size(h, r, stride[0], padding[0], dilation[0])
     q = output_size(w, s, stride[1], padding[1], dilation[1])
-    pp = output_size(p, pool_kernel[0], pool_stride[0], 0, 1)
-    pq = output_size(q, pool_kernel[1], pool_stride[1], 0, 1)
     return (
         *(n, c, h, w, k, r, s),
         *stride,
@@ -144,7 +151,8 @@ def native_sizes(
         *(p, q),
         *pool_kernel,
         *pool_stride,
-        *(pp, pq),
+        *pool_padding,
+        *pooled_size((p, q), pool_kernel, pool_stride, pool_padding),
     )
 
 

@@ -88,8 +88,6 @@ def pool_refusal(pool: nn.MaxPool2d) -> str | None:
         return "the pool returns indices"
     if pool.ceil_mode:
         return "the pool has ceil_mode"
-    if pool.padding not in (0, (0, 0), [0, 0]):
-        return f"the pool has padding {pool.padding}"
     if pool.dilation not in (1, (1, 1), [1, 1]):
         return f"the pool has dilation {pool.dilation}"
     return None
@@ -170,5 +168,7 @@ def _conv(anchor: nn.Module, steps: Sequence[Step]) -> Match:
         describe(anchor, [*steps[:2]]) + ("" if pool is steps[0] else " + MaxPool2d"),
         2,
         lambda anchor: fused_nn.ConvReLUMaxPool2d.from_torch(anchor, window),
-        nn.Sequential(anchor, nn.ReLU(), nn.MaxPool2d(window.kernel_size, window.stride)),
+        nn.Sequential(
+            anchor, nn.ReLU(), nn.MaxPool2d(window.kernel_size, window.stride, window.padding)
+        ),
     )

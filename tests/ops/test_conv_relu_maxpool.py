@@ -13,23 +13,30 @@ import fastmodel as fm
 from fastmodel.ops.conv_relu_maxpool.cases import CASES
 
 
-def plain(x, weight, bias, stride, padding, dilation, groups, pool, pool_stride):
+def plain(x, weight, bias, stride, padding, dilation, groups, *pool):
     dense = F.relu(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
-    return F.max_pool2d(dense, pool, pool_stride)
+    return F.max_pool2d(dense, *pool)
 
 
 OP = OpUnderTest("conv_relu_maxpool", fm.functional.conv_relu_maxpool, plain, CASES)
 BACKENDS = [*op_checks.backends(OP.name), None]
 BY_NAME = {case.name: case for case in CASES}
-GEOMETRY = ((1, 1), (0, 0), (1, 1), 1, (2, 2), (2, 2))
+GEOMETRY = ((1, 1), (0, 0), (1, 1), 1, (2, 2), (2, 2), (0, 0))
 
 
 @pytest.mark.parametrize("dtype", op_checks.DTYPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 @pytest.mark.parametrize("case", OP.test_cases, ids=str)
 def test_forward_and_gradients(case, backend, dtype):
-    if (case.name, backend, dtype) == ("pool-3-overlapping", "library", torch.bfloat16):
-        with pytest.raises(fm.errors.BackendError, match="windows overlap"):
+    pool, step, padding = case.make(dtype)[7:]
+    refusal = None
+    is_overlapping = step is not None and (pool[0] > step[0] or pool[1] > step[1])
+    if is_overlapping and (backend, dtype) == ("library", torch.bfloat16):
+        refusal = "windows overlap"
+    if padding != (0, 0) and backend == "cpu" and op_checks.serves(OP.name, backend, dtype):
+        refusal = "the pool has padding"
+    if refusal is not None:
+        with pytest.raises(fm.errors.BackendError, match=refusal):
             conv_checks.check_case(OP, case, backend, dtype)
         return
     conv_checks.check_case(OP, case, backend, dtype)
@@ -37,7 +44,7 @@ def test_forward_and_gradients(case, backend, dtype):
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_layouts(backend):
-    conv_checks.check_layouts(OP, backend, ((2, 2), None))
+    conv_checks.check_layouts(OP, backend, ((2, 2), None, (0, 0)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
@@ -122,7 +129,7 @@ def test_thread_counts(case, backend, threads):
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_bfloat16_is_rounded_to_nearest_even(backend):
-    conv_checks.check_bfloat16_rounding(OP, backend, ((1, 1), (1, 1)))
+    conv_checks.check_bfloat16_rounding(OP, backend, ((1, 1), (1, 1), (0, 0)))
 
 
 def test_only_the_gradients_wanted():
@@ -139,7 +146,7 @@ def test_only_the_weight_gradient_of_first_layers(case):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
 
 
-def _tiny(dtype):
+def _tiny(dtype, *pool):
     return (
         torch.randn(2, 2, 5, 6, dtype=dtype),
         torch.randn(3, 2, 2, 3, dtype=dtype),
@@ -148,21 +155,21 @@ def _tiny(dtype):
         (1, 0),
         (1, 1),
         1,
-        (2, 2),
-        (2, 2),
+        *pool,
     )
 
 
-def test_derivatives():
-    op_checks.check_derivatives(OP, _tiny(torch.float64))
+@pytest.mark.parametrize("pool", [((2, 2), (2, 2), (0, 0)), ((3, 2), (2, 1), (1, 0))], ids=str)
+def test_derivatives(pool):
+    op_checks.check_derivatives(OP, _tiny(torch.float64, *pool))
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_second_derivative_of_float32(backend):
-    op_checks.check_mixed_second_derivative(OP, _tiny(torch.float32), backend)
+    op_checks.check_mixed_second_derivative(OP, _tiny(torch.float32, (2, 2), (2, 2), (0, 0)), backend)
 
 
-@pytest.mark.parametrize("case", ["small-nchw", "padded"])
+@pytest.mark.parametrize("case", ["small-nchw", "padded", "pool-padded"])
 def test_registration(case):
     def backward_args(args, outs):
         out, argmax = outs
@@ -170,7 +177,7 @@ def test_registration(case):
         return (torch.randn_like(out), x, weight, argmax, *geometry, [True, True, True])
 
     args = BY_NAME[case].make(torch.float32)
-    op_checks.check_registration(OP, (*args[:8], args[7]), backward_args)
+    op_checks.check_registration(OP, (*args[:8], args[8] or args[7], args[9]), backward_args)
 
 
 def test_compiles_as_one_graph():
@@ -196,17 +203,17 @@ def test_flops_are_counted():
 @pytest.mark.parametrize("arguments", conv_checks.PADDINGS, ids=str)
 def test_module(arguments, tmp_path):
     convolution = nn.Conv2d(4, 6, **arguments).eval()
-    pool = nn.MaxPool2d((3, 2), stride=2)
+    pool = nn.MaxPool2d((3, 2), stride=2, padding=(1, 0))
     fused = fm.nn.ConvReLUMaxPool2d.from_torch(convolution, pool)
     conv_checks.check_module(fused, convolution, pool, tmp_path)
-    assert "pool_kernel_size=(3, 2), pool_stride=(2, 2)" in repr(fused)
+    assert "pool_kernel_size=(3, 2), pool_stride=(2, 2), pool_padding=(1, 0)" in repr(fused)
 
 
 def test_module_made_by_itself():
     torch.manual_seed(3)
-    fused = fm.nn.ConvReLUMaxPool2d(4, 6, 3, pool_kernel_size=3, pool_stride=1)
+    fused = fm.nn.ConvReLUMaxPool2d(4, 6, 3, pool_kernel_size=3, pool_stride=1, pool_padding=1)
     torch.manual_seed(3)
-    twin = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.MaxPool2d(3, 1))
+    twin = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.MaxPool2d(3, 1, 1))
     x = torch.randn(2, 4, 9, 9)
     torch.testing.assert_close(fused(x), twin(x))
 
@@ -214,7 +221,6 @@ def test_module_made_by_itself():
 @pytest.mark.parametrize(
     "pool",
     [
-        nn.MaxPool2d(3, padding=1),
         nn.MaxPool2d(2, dilation=2),
         nn.MaxPool2d(2, ceil_mode=True),
         nn.MaxPool2d(2, return_indices=True),
@@ -222,7 +228,7 @@ def test_module_made_by_itself():
     ids=str,
 )
 def test_pools_that_are_not_taken(pool):
-    with pytest.raises(fm.errors.InputError, match="the pool must have no padding"):
+    with pytest.raises(fm.errors.InputError, match="the pool must have no dilation"):
         fm.nn.ConvReLUMaxPool2d.from_torch(nn.Conv2d(1, 1, 3), pool)
 
 
@@ -237,6 +243,8 @@ def test_bad_input(args, words):
         ((0, None), "pool_kernel_size must be one or two integers >= 1"),
         ((2, 0), "pool_stride must be one or two integers >= 1"),
         ((16, None), "more than 254 pixels"),
+        ((2, None, -1), "pool_padding must be one or two integers >= 0"),
+        ((3, 1, (1, 2)), "pool_padding (1, 2) is more than half of pool_kernel_size (3, 3)"),
         ((7, None), "the pooled output would be 0 x 0"),
     ],
 )

@@ -46,7 +46,7 @@ def check_case(op: OpUnderTest, case: Case, backend: str | None, dtype: torch.dt
 def _is_fused(op: OpUnderTest, args: tuple, backend: str | None) -> bool:
     """Is the forward pass served by a fused kernel?"""
     if len(args) > 7:
-        args = (*args[:8], args[8] or args[7])
+        args = (*args[:8], args[8] or args[7], args[9])
     with fm.use_backend(backend):
         return dispatch.choose(op.name, "forward", *args).__name__ == "forward_cpu"
 

@@ -14,17 +14,15 @@ def _case(
     inputs: ConvInputs,
     pool: tuple[int, int] = (2, 2),
     pool_stride: tuple[int, int] | None = None,
+    pool_padding: tuple[int, int] = (0, 0),
     *,
     is_bench: bool = False,
 ) -> Case:
     step = pool if pool_stride is None else pool_stride
-    pooled = [
-        conv.output_size(size, kernel, stride, 0, 1)
-        for size, kernel, stride in zip(inputs.out, pool, step, strict=True)
-    ]
+    pooled = conv.pooled_size(inputs.out, pool, step, pool_padding)
     return Case(
         name,
-        lambda dtype: (*inputs.make(dtype), pool, pool_stride),
+        lambda dtype: (*inputs.make(dtype), pool, pool_stride, pool_padding),
         depth=inputs.depth,
         flops=inputs.flops,
         # out in float32 and one byte of argmax each.
@@ -57,6 +55,10 @@ CASES = (
     _case("pool-1x2", ConvInputs((2, 5, 9, 9), 18), (1, 2)),
     _case("pool-with-gaps", ConvInputs((2, 5, 12, 12), 18), (2, 2), (3, 4)),
     _case("pool-5x3", ConvInputs((1, 5, 14, 14), 18), (5, 3)),
+    _case("pool-padded", ConvInputs((2, 5, 12, 11), 18), (3, 3), (2, 2), (1, 1)),
+    _case("pool-padded-unevenly", ConvInputs((2, 5, 11, 12), 18), (5, 2), (1, 3), (2, 0)),
+    _case("pool-padded-apart", ConvInputs((2, 5, 10, 9), 18), (2, 2), (2, 2), (1, 1)),
+    _case("pool-padded-one-pixel", ConvInputs((1, 5, 3, 3), 18), (3, 3), (1, 1), (1, 1)),
     _case("many-rows", ConvInputs((1, 3, 40, 40), 70)),
     _case("first-layer-strided", ConvInputs((2, 1, 13, 14), 33, stride=(2, 3))),
     _case("empty-batch", ConvInputs((0, 3, 8, 8), 5)),

@@ -16,7 +16,7 @@ from fastmodel.ops.modules import adopt, conv2d_arguments
 class ConvReLUMaxPool2d(nn.Conv2d):
     """`nn.Conv2d`, `nn.ReLU` and `nn.MaxPool2d` in one.
 
-    out = max_pool2d(relu(conv2d(x, weight, bias)), pool_kernel_size, pool_stride)
+    out = max_pool2d(relu(conv2d(x, weight, bias)), pool_kernel_size, pool_stride, pool_padding)
 
     Parameters, initialisation and state_dict are those of `nn.Conv2d`.
 
@@ -25,6 +25,7 @@ class ConvReLUMaxPool2d(nn.Conv2d):
             device, dtype: as `nn.Conv2d` takes them.
         pool_kernel_size: of the max-pool, one or two integers.
         pool_stride: of the max-pool; None for pool_kernel_size.
+        pool_padding: of the max-pool, at most half of pool_kernel_size.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ConvReLUMaxPool2d(nn.Conv2d):
         dtype=None,
         pool_kernel_size: int | Sequence[int] = 2,
         pool_stride: int | Sequence[int] | None = None,
+        pool_padding: int | Sequence[int] = 0,
     ) -> None:
         super().__init__(
             in_channels,
@@ -63,6 +65,7 @@ class ConvReLUMaxPool2d(nn.Conv2d):
             if pool_stride is None
             else conv.pair(name, "pool_stride", pool_stride, 1)
         )
+        self.pool_padding = conv.pair(name, "pool_padding", pool_padding, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) or (C, H, W) to (N, K, PP, PQ) or (K, PP, PQ)."""
@@ -77,13 +80,14 @@ class ConvReLUMaxPool2d(nn.Conv2d):
             self.groups,
             self.pool_kernel_size,
             self.pool_stride,
+            self.pool_padding,
         )
 
     def extra_repr(self) -> str:
         """As nn.Conv2d's, with the pool's sizes."""
         return (
             f"{super().extra_repr()}, pool_kernel_size={self.pool_kernel_size}, "
-            f"pool_stride={self.pool_stride}"
+            f"pool_stride={self.pool_stride}, pool_padding={self.pool_padding}"
         )
 
     @classmethod
@@ -91,20 +95,22 @@ class ConvReLUMaxPool2d(nn.Conv2d):
         """The fused module over the very Parameters of `source`, which is left as it is.
 
         Raises:
-            InputError: the pool has padding, dilation, ceil_mode or return_indices.
+            InputError: the pool has dilation, ceil_mode or return_indices.
         """
         is_plain = (
-            conv.pair("MaxPool2d", "padding", pool.padding, 0) == (0, 0)
-            and conv.pair("MaxPool2d", "dilation", pool.dilation, 1) == (1, 1)
+            conv.pair("MaxPool2d", "dilation", pool.dilation, 1) == (1, 1)
             and not pool.ceil_mode
             and not pool.return_indices
         )
         if not is_plain:
             raise InputError(
-                f"{cls.__name__}: the pool must have no padding, dilation, ceil_mode or "
-                f"return_indices, it is {pool}"
+                f"{cls.__name__}: the pool must have no dilation, ceil_mode or return_indices, "
+                f"it is {pool}"
             )
         fused = cls(
-            **conv2d_arguments(source), pool_kernel_size=pool.kernel_size, pool_stride=pool.stride
+            **conv2d_arguments(source),
+            pool_kernel_size=pool.kernel_size,
+            pool_stride=pool.stride,
+            pool_padding=pool.padding,
         )
         return adopt(fused, source)

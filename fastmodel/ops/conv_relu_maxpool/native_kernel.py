@@ -15,20 +15,24 @@ from fastmodel.ops import conv
 from fastmodel.ops.native import DTYPE_CODES, address, threads
 
 
-def forward_condition(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride):
+def forward_condition(x, weight, bias, stride, padding, dilation, groups, *pool):
     """Why the kernel does not take this call, or None."""
+    if tuple(pool[2]) != (0, 0):
+        return "the pool has padding"
     return conv.native_condition(x, weight, padding, groups)
 
 
-def backward_condition(grad, x, weight, argmax, stride, padding, dilation, groups, *_):
+def backward_condition(grad, x, weight, argmax, stride, padding, dilation, groups, *pool):
     """Why the kernel does not take this call, or None."""
+    if tuple(pool[2]) != (0, 0):
+        return "the pool has padding"
     return conv.native_condition(x, weight, padding, groups)
 
 
-def forward_cpu(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride):
+def forward_cpu(x, weight, bias, stride, padding, dilation, groups, *pool):
     """As reference.forward."""
     bias = None if bias is None else bias.contiguous()
-    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
+    sizes = _sizes(x, weight, stride, padding, dilation, *pool)
     out, argmax = _new_outputs(sizes, x.dtype)
     native().conv_relu_maxpool_forward_cpu(
         sizes,
@@ -56,6 +60,7 @@ def backward_cpu(
     groups: int,
     pool_kernel,
     pool_stride,
+    pool_padding,
     wanted,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.backward."""
@@ -63,7 +68,7 @@ def backward_cpu(
     argmax = argmax.contiguous(memory_format=torch.channels_last)
     grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
     native().conv_relu_maxpool_backward_cpu(
-        _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride),
+        _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding),
         address(grad),
         address(argmax),
         address(x),
@@ -81,7 +86,7 @@ def backward_cpu(
     return grad_x, grad_weight, grad_bias
 
 
-def overlap_condition(grad, x, weight, argmax, stride, padding, dilation, groups, kernel, step, _):
+def overlap_condition(grad, x, weight, argmax, stride, padding, dilation, groups, kernel, step, *_):
     """Why scatter_library does not take this call, or None."""
     is_overlapping = kernel[0] > step[0] or kernel[1] > step[1]
     if grad.dtype == torch.bfloat16 and is_overlapping:
@@ -89,12 +94,12 @@ def overlap_condition(grad, x, weight, argmax, stride, padding, dilation, groups
     return None
 
 
-def forward_library(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride):
+def forward_library(x, weight, bias, stride, padding, dilation, groups, *pool):
     """As reference.forward."""
     x = x.contiguous(memory_format=torch.channels_last)
     dense = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     dense = dense.contiguous(memory_format=torch.channels_last)
-    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
+    sizes = _sizes(x, weight, stride, padding, dilation, *pool)
     out, argmax = _new_outputs(sizes, x.dtype)
     native().conv_relu_maxpool_pool_cpu(
         sizes, address(dense), address(out), address(argmax), DTYPE_CODES[x.dtype], threads()
@@ -113,12 +118,13 @@ def backward_library(
     groups: int,
     pool_kernel,
     pool_stride,
+    pool_padding,
     wanted,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.backward."""
     grad = grad.contiguous(memory_format=torch.channels_last)
     argmax = argmax.contiguous(memory_format=torch.channels_last)
-    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride)
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding)
     shape = (*grad.shape[:2], *conv.conv_output_size(x, weight, stride, padding, dilation))
     dense = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last)
     grad_bias = grad.new_empty(weight.shape[0] if wanted[2] else 0)
@@ -147,13 +153,6 @@ def _new_outputs(sizes: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Te
     )
 
 
-def _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride):
-    return conv.native_sizes(
-        x.shape,
-        weight.shape,
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
-        tuple(pool_kernel),
-        tuple(pool_stride),
-    )
+def _sizes(x, weight, stride, padding, dilation, *pool):
+    geometry = (tuple(pair) for pair in (stride, padding, dilation, *pool))
+    return conv.native_sizes(x.shape, weight.shape, *geometry)

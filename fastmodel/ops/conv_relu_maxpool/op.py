@@ -15,12 +15,11 @@ _OP = "conv_relu_maxpool"
 
 
 def _forward_fake(
-    x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride
+    x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride, pool_padding
 ) -> tuple[Tensor, Tensor]:
     p, q = conv.conv_output_size(x, weight, stride, padding, dilation)
-    pp = conv.output_size(p, pool_kernel[0], pool_stride[0], 0, 1)
-    pq = conv.output_size(q, pool_kernel[1], pool_stride[1], 0, 1)
-    shape = (x.shape[0], weight.shape[0], pp, pq)
+    pooled = conv.pooled_size((p, q), pool_kernel, pool_stride, pool_padding)
+    shape = (x.shape[0], weight.shape[0], *pooled)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     return out, torch.empty_like(out, dtype=torch.uint8)
 
@@ -30,7 +29,7 @@ def _backward_fake(grad, x, weight, argmax, stride, padding, dilation, groups, *
 
 
 _CONV = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
-_POOL = "SymInt[2] pool_kernel, SymInt[2] pool_stride"
+_POOL = "SymInt[2] pool_kernel, SymInt[2] pool_stride, SymInt[2] pool_padding"
 
 _forward = register.op(
     f"{_OP}(Tensor x, Tensor weight, Tensor? bias, {_CONV}, {_POOL}) -> (Tensor, Tensor)",
@@ -82,6 +81,7 @@ def conv_relu_maxpool(
     groups: int = 1,
     pool_kernel_size: int | Sequence[int] = 2,
     pool_stride: int | Sequence[int] | None = None,
+    pool_padding: int | Sequence[int] = 0,
 ) -> Tensor:
     """Convolution, ReLU and max-pool: out = max_pool2d(relu(conv2d(x, weight, bias))).
 
@@ -95,6 +95,7 @@ def conv_relu_maxpool(
         groups: of channels.
         pool_kernel_size: of the max-pool, one or two integers; at most 254 pixels a window.
         pool_stride: of the max-pool; None for pool_kernel_size.
+        pool_padding: around the convolution's output, never a maximum; at most half of pool_kernel_size.
 
     Returns:
         (N, K, PP, PQ) or (K, PP, PQ), channels_last, dtype of x; under autocast the dtype of the region.
@@ -106,10 +107,10 @@ def conv_relu_maxpool(
         BackendError: `use_backend` asked for a backend that cannot serve the call.
     """
     if x.dim() == 3:
-        batch = conv_relu_maxpool(
-            x[None], weight, bias, stride, padding, dilation, groups, pool_kernel_size, pool_stride
-        )
-        return batch[0]
+        pool = (pool_kernel_size, pool_stride, pool_padding)
+        return conv_relu_maxpool(
+            x[None], weight, bias, stride, padding, dilation, groups, *pool
+        )[0]
     conv.check(_OP, x, weight, bias, groups)
     stride = conv.pair(_OP, "stride", stride, 1)
     dilation = conv.pair(_OP, "dilation", dilation, 1)
@@ -120,12 +121,17 @@ def conv_relu_maxpool(
             f"{_OP}: pool_kernel_size {kernel} has more than 254 pixels; "
             "use conv_relu and torch.nn.functional.max_pool2d"
         )
+    border = conv.pair(_OP, "pool_padding", pool_padding, 0)
+    if 2 * border[0] > kernel[0] or 2 * border[1] > kernel[1]:
+        raise InputError(
+            f"{_OP}: pool_padding {border} is more than half of pool_kernel_size {kernel}; "
+            "pass a smaller one"
+        )
     x, padding = conv.resolve_padding(_OP, x, weight, stride, padding, dilation)
-    p, q = conv.conv_output_size(x, weight, stride, padding, dilation)
-    conv.check_output(_OP, "the convolution's output", (p, q), x.shape)
-    pooled = (
-        conv.output_size(p, kernel[0], step[0], 0, 1),
-        conv.output_size(q, kernel[1], step[1], 0, 1),
+    dense = conv.conv_output_size(x, weight, stride, padding, dilation)
+    conv.check_output(_OP, "the convolution's output", dense, x.shape)
+    conv.check_output(
+        _OP, "the pooled output", conv.pooled_size(dense, kernel, step, border), x.shape
     )
-    conv.check_output(_OP, "the pooled output", pooled, x.shape)
-    return _call_forward(x, weight, bias, stride, padding, dilation, groups, kernel, step)[0]
+    pool = (kernel, step, border)
+    return _call_forward(x, weight, bias, stride, padding, dilation, groups, *pool)[0]

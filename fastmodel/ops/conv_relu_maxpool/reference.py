@@ -3,9 +3,9 @@
     out = max_pool2d(relu(conv2d(x, weight, bias)))       x (N, C, H, W), weight (K, C/groups, R, S)
 
 Forward saves, beside x and weight, `argmax` (uint8, shape of out): the position of the maximum within its
-window, row by row (the first of equal ones; the last NaN), or the window's size if the maximum is not
-above 0, where the ReLU passes no gradient. So backward needs neither out nor the convolution's output.
-Both outputs are channels_last.
+window, row by row and padding included (the first of equal ones; the last NaN), or the window's size if the maximum
+is not above 0, where the ReLU passes no gradient. The pool's padding is never a maximum. So backward needs
+neither out nor the convolution's output. Both outputs are channels_last.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ def forward(
     groups: int,
     pool_kernel: list[int],
     pool_stride: list[int],
+    pool_padding: list[int],
 ) -> tuple[Tensor, Tensor]:
     """(out, argmax)."""
     dense = torch.relu(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
-    out, index = F.max_pool2d(dense, pool_kernel, pool_stride, return_indices=True)
-    h, w = _window_origin(out, pool_stride)
+    out, index = F.max_pool2d(dense, pool_kernel, pool_stride, pool_padding, return_indices=True)
+    h, w = _window_origin(out, pool_stride, pool_padding)
     width = dense.shape[3]
     position = (index // width - h) * pool_kernel[1] + (index % width - w)
     dead = pool_kernel[0] * pool_kernel[1]
@@ -43,10 +44,10 @@ def forward(
 
 
 def scatter(
-    grad: Tensor, argmax: Tensor, size: tuple[int, int], pool_kernel, pool_stride
+    grad: Tensor, argmax: Tensor, size: tuple[int, int], pool_kernel, pool_stride, pool_padding
 ) -> Tensor:
     """The gradient of the convolution's output (N, K, *size): grad put where argmax says."""
-    h, w = _window_origin(grad, pool_stride)
+    h, w = _window_origin(grad, pool_stride, pool_padding)
     position = argmax.long()
     is_live = position < pool_kernel[0] * pool_kernel[1]
     index = (h + position // pool_kernel[1]) * size[1] + w + position % pool_kernel[1]
@@ -67,16 +68,17 @@ def backward(
     groups: int,
     pool_kernel: list[int],
     pool_stride: list[int],
+    pool_padding: list[int],
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; an empty tensor for each that `wanted` leaves out."""
     size = conv.conv_output_size(x, weight, stride, padding, dilation)
-    dense = scatter(grad, argmax, size, pool_kernel, pool_stride)
+    dense = scatter(grad, argmax, size, pool_kernel, pool_stride, pool_padding)
     return conv.dense_backward(dense, x, weight, stride, padding, dilation, groups, wanted)
 
 
-def _window_origin(out: Tensor, pool_stride) -> tuple[Tensor, Tensor]:
+def _window_origin(out: Tensor, pool_stride, pool_padding) -> tuple[Tensor, Tensor]:
     """Row and column of each window's first pixel, to broadcast against (N, K, PP, PQ)."""
-    h = torch.arange(out.shape[2], device=out.device) * pool_stride[0]
-    w = torch.arange(out.shape[3], device=out.device) * pool_stride[1]
+    h = torch.arange(out.shape[2], device=out.device) * pool_stride[0] - pool_padding[0]
+    w = torch.arange(out.shape[3], device=out.device) * pool_stride[1] - pool_padding[1]
     return h[:, None], w[None, :]

@@ -12,7 +12,7 @@ MOST_FORWARD_PATCH = 1536
 MOST_BACKWARD_FILTERS = 600 * 1024
 
 
-def forward(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride):
+def forward(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride, pool_padding):
     """None where the fused forward is the faster one, else the reason."""
     if pool_kernel[0] > pool_stride[0] or pool_kernel[1] > pool_stride[1]:
         return "windows overlap: their pixels would be computed more than once"
@@ -21,7 +21,7 @@ def forward(x, weight, bias, stride, padding, dilation, groups, pool_kernel, poo
     return None
 
 
-def backward(grad, x, weight, argmax, stride, padding, dilation, groups, pool_kernel, step, wanted):
+def backward(grad, x, weight, argmax, stride, padding, dilation, groups, pool_kernel, step, *_):
     """None where the fused backward is the faster one, else the reason."""
     if pool_kernel[0] * pool_kernel[1] < 4 or step[0] * step[1] < 4:
         return "too many pixels carry a gradient"
