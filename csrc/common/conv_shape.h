@@ -24,8 +24,9 @@ struct ConvShape {
   int64_t patch() const { return c * r * s; }
 };
 
-// The part [begin_r, end_r) x [begin_s, end_s) of pooled pixel (pp, pq)'s window that lies on pixels
-// of the convolution, not on the pool's padding; slot r * pool_s + s is pixel (h + r, w + s).
+// The part [begin_r, end_r) x [begin_s, end_s) of pooled pixel (pp, pq)'s window that lies on
+// pixels of the convolution, not on the pool's padding; slot r * pool_s + s is pixel (h + r, w +
+// s).
 struct Window {
   int64_t h, w, begin_r, end_r, begin_s, end_s;
 

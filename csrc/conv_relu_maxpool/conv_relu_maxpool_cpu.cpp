@@ -137,7 +137,8 @@ void pool(const ConvReluMaxpoolPool& a) {
   const int32_t dead = static_cast<int32_t>(shape.window());
   parallel_for(shape.n * shape.pp, a.threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
-      const T* image = static_cast<const T*>(a.dense) + row / shape.pp * shape.p * shape.q * shape.k;
+      const T* image =
+          static_cast<const T*>(a.dense) + row / shape.pp * shape.p * shape.q * shape.k;
       for (int64_t pq = 0; pq < shape.pq; ++pq) {
         const Window window(shape, row % shape.pp, pq);
         const int64_t at = (row * shape.pq + pq) * shape.k;

@@ -166,7 +166,9 @@ def test_derivatives(pool):
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_second_derivative_of_float32(backend):
-    op_checks.check_mixed_second_derivative(OP, _tiny(torch.float32, (2, 2), (2, 2), (0, 0)), backend)
+    op_checks.check_mixed_second_derivative(
+        OP, _tiny(torch.float32, (2, 2), (2, 2), (0, 0)), backend
+    )
 
 
 @pytest.mark.parametrize("case", ["small-nchw", "padded", "pool-padded"])

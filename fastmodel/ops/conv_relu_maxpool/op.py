@@ -108,9 +108,7 @@ def conv_relu_maxpool(
     """
     if x.dim() == 3:
         pool = (pool_kernel_size, pool_stride, pool_padding)
-        return conv_relu_maxpool(
-            x[None], weight, bias, stride, padding, dilation, groups, *pool
-        )[0]
+        return conv_relu_maxpool(x[None], weight, bias, stride, padding, dilation, groups, *pool)[0]
     conv.check(_OP, x, weight, bias, groups)
     stride = conv.pair(_OP, "stride", stride, 1)
     dilation = conv.pair(_OP, "dilation", dilation, 1)

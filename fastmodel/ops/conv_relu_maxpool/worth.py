@@ -12,7 +12,9 @@ MOST_FORWARD_PATCH = 1536
 MOST_BACKWARD_FILTERS = 600 * 1024
 
 
-def forward(x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride, pool_padding):
+def forward(
+    x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride, pool_padding
+):
     """None where the fused forward is the faster one, else the reason."""
     if pool_kernel[0] > pool_stride[0] or pool_kernel[1] > pool_stride[1]:
         return "windows overlap: their pixels would be computed more than once"
