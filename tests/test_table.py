@@ -36,9 +36,9 @@ def test_row_resolves(row):
 
 @pytest.mark.parametrize("row", [r for r in table.ROWS if r.condition or r.worth], ids=row_id)
 def test_checks_resolve(row):
-    checks = row.resolve_checks(is_automatic=True)
+    checks = row.resolve_checks()
     assert len(checks) == sum(name is not None for name in (row.condition, row.worth))
-    assert len(row.resolve_checks(is_automatic=False)) == (row.condition is not None)
+    assert len(row.resolve_checks(asks_worth=False)) == (row.condition is not None)
     for check in checks:
         assert callable(check) and check.__doc__, f"{check} has no docstring"
         variadic = any(

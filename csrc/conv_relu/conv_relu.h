@@ -20,6 +20,7 @@ struct ConvReluForward {
   void* out;
   DType dtype;
   int threads;
+  bool* is_finite = nullptr;  // set by the Winograd kernels: was all that they wrote finite?
 };
 
 struct ConvReluBackward {
@@ -37,6 +38,7 @@ struct ConvReluBackward {
   void* grad_bias;
   DType dtype;
   int threads;
+  bool* is_finite = nullptr;  // set by the Winograd kernels: was all that they wrote finite?
 };
 
 // For a backward whose products are somebody else's: masks the gradient and sums the bias gradient
@@ -53,6 +55,8 @@ struct ConvReluMask {
 
 FASTMODEL_CPU_KERNEL(conv_relu_forward_cpu, ConvReluForward)
 FASTMODEL_CPU_KERNEL(conv_relu_backward_cpu, ConvReluBackward)
+FASTMODEL_CPU_KERNEL(conv_relu_winograd_forward_cpu, ConvReluForward)
+FASTMODEL_CPU_KERNEL(conv_relu_winograd_backward_cpu, ConvReluBackward)
 FASTMODEL_CPU_KERNEL(conv_relu_mask_cpu, ConvReluMask)
 
 }  // namespace fastmodel

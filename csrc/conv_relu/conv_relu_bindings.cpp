@@ -30,6 +30,34 @@ void bind_conv_relu(py::module_& module) {
       },
       ReleaseGil());
   module.def(
+      "conv_relu_winograd_forward_cpu",
+      [](const ConvSizes& sizes, uintptr_t x, const StrideArray& x_stride, uintptr_t weight,
+         const StrideArray& weight_stride, uintptr_t bias, uintptr_t out, int dtype, int threads) {
+        bool is_finite = true;
+        conv_relu_winograd_forward_cpu({conv_shape(sizes), pointer<void>(x), strides(x_stride),
+                                        pointer<void>(weight), strides(weight_stride),
+                                        pointer<void>(bias), pointer<void>(out),
+                                        static_cast<DType>(dtype), threads, &is_finite});
+        return is_finite;
+      },
+      ReleaseGil());
+  module.def(
+      "conv_relu_winograd_backward_cpu",
+      [](const ConvSizes& sizes, uintptr_t grad, uintptr_t out, uintptr_t x,
+         const StrideArray& x_stride, uintptr_t weight, const StrideArray& weight_stride,
+         uintptr_t grad_x, const StrideArray& grad_x_stride, uintptr_t grad_weight,
+         const StrideArray& grad_weight_stride, uintptr_t grad_bias, int dtype, int threads) {
+        bool is_finite = true;
+        conv_relu_winograd_backward_cpu({conv_shape(sizes), pointer<void>(grad), pointer<void>(out),
+                                         pointer<void>(x), strides(x_stride), pointer<void>(weight),
+                                         strides(weight_stride), pointer<void>(grad_x),
+                                         strides(grad_x_stride), pointer<void>(grad_weight),
+                                         strides(grad_weight_stride), pointer<void>(grad_bias),
+                                         static_cast<DType>(dtype), threads, &is_finite});
+        return is_finite;
+      },
+      ReleaseGil());
+  module.def(
       "conv_relu_mask_cpu",
       [](uintptr_t grad, uintptr_t out, uintptr_t masked, uintptr_t grad_bias, int64_t rows,
          int64_t channels, int dtype, int threads) {

@@ -23,6 +23,7 @@ struct ConvReluMaxpoolForward {
   uint8_t* argmax;
   DType dtype;
   int threads;
+  bool* is_finite = nullptr;  // set by the Winograd kernels: was all that they wrote finite?
 };
 
 struct ConvReluMaxpoolBackward {
@@ -40,6 +41,7 @@ struct ConvReluMaxpoolBackward {
   void* grad_bias;
   DType dtype;
   int threads;
+  bool* is_finite = nullptr;  // set by the Winograd kernels: was all that they wrote finite?
 };
 
 // For shapes whose convolution is better left to a library: its output, (N, P, Q, K), to out and
@@ -66,6 +68,8 @@ struct ConvReluMaxpoolScatter {
 
 FASTMODEL_CPU_KERNEL(conv_relu_maxpool_forward_cpu, ConvReluMaxpoolForward)
 FASTMODEL_CPU_KERNEL(conv_relu_maxpool_backward_cpu, ConvReluMaxpoolBackward)
+FASTMODEL_CPU_KERNEL(conv_relu_maxpool_winograd_forward_cpu, ConvReluMaxpoolForward)
+FASTMODEL_CPU_KERNEL(conv_relu_maxpool_winograd_backward_cpu, ConvReluMaxpoolBackward)
 FASTMODEL_CPU_KERNEL(conv_relu_maxpool_pool_cpu, ConvReluMaxpoolPool)
 FASTMODEL_CPU_KERNEL(conv_relu_maxpool_scatter_cpu, ConvReluMaxpoolScatter)
 

@@ -166,6 +166,24 @@ def native_condition(x: Tensor, weight: Tensor, padding: Pair, groups: int) -> s
     return None
 
 
+def winograd_condition(weight: Tensor, stride, padding, dilation, groups: int) -> str | None:
+    """Why the Winograd kernels do not take this convolution, or None if they do."""
+    if weight.shape[2:] != (3, 3) or tuple(stride) != (1, 1) or tuple(dilation) != (1, 1):
+        return "its filters are not 3 x 3 of stride 1 and dilation 1"
+    if groups != 1:
+        return "groups"
+    if max(padding) > 2:
+        return "the border is wider than the filters"
+    return None
+
+
+def winograd_worth(x: Tensor, weight: Tensor) -> str | None:
+    """None where Winograd's products are large enough to pay for their transforms, else the reason."""
+    if min(weight.shape[0], weight.shape[1]) < 32:
+        return "few channels: the transforms cost more than they save"
+    return None
+
+
 def flops(x_shape, weight_shape, p: int, q: int) -> int:
     """Multiply-adds of a convolution, counted as two each."""
     k, c, r, s = weight_shape
@@ -199,13 +217,14 @@ def dense_backward(
     )
     empty = grad.new_empty
     return (
-        _laid_out_like(grad_x, x) if wanted[0] else empty(0),
-        _laid_out_like(grad_weight, weight) if wanted[1] else empty(0),
+        laid_out_like(grad_x, x) if wanted[0] else empty(0),
+        laid_out_like(grad_weight, weight) if wanted[1] else empty(0),
         grad_bias if wanted[2] else empty(0),
     )
 
 
-def _laid_out_like(value: Tensor, like: Tensor) -> Tensor:
+def laid_out_like(value: Tensor, like: Tensor) -> Tensor:
+    """`value` with the strides of `like`, which has its shape."""
     return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 

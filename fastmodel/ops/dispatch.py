@@ -63,14 +63,20 @@ def use_backend(name: str | None) -> Iterator[None]:
 def _candidates(
     op: str, pass_: str, device_type: str, dtype: torch.dtype, backend: str | None
 ) -> tuple[tuple[Callable, tuple[Callable, ...]], ...]:
-    """Kernels that fit and their checks, in order; raises for a request that none can serve."""
-    found, refusals = [], []
+    """Kernels that fit and their checks, in order; raises for a request that none can serve.
+
+    A request by name asks `worth` too, to choose among the backend's own rows; then the rows again without,
+    the most general, which stands last, first.
+    """
+    found, unasked, refusals = [], [], []
     for row in table.rows_of(op, pass_):
         if backend is not None and row.backend != backend:
             continue
         refusal = row.reason or row.takes(device_type, dtype)
         if refusal is None:
-            found.append((row.resolve(), row.resolve_checks(backend is None)))
+            found.append((row.resolve(), row.resolve_checks()))
+            if backend is not None and row.worth is not None:
+                unasked.append((row.resolve(), row.resolve_checks(asks_worth=False)))
         else:
             refusals.append(refusal)
     if not found:
@@ -79,7 +85,7 @@ def _candidates(
             f"{op}: backend {backend!r} cannot serve the {pass_} pass ({why}); "
             "use another backend or automatic choice"
         )
-    return tuple(found)
+    return (*found, *reversed(unasked))
 
 
 def choose(op: str, pass_: str, *args) -> Callable:
@@ -90,16 +96,17 @@ def choose(op: str, pass_: str, *args) -> Callable:
     """
     lead = args[0]
     backend = requested()
-    refusal = None
+    refusals: dict[str, None] = {}
     for kernel, checks in _candidates(op, pass_, lead.device.type, lead.dtype, backend):
         for check in checks:
             refusal = check(*args)
             if refusal is not None:
+                refusals[refusal] = None
                 break
         else:
             return kernel
     raise BackendError(
-        f"{op}: backend {backend!r} does not take this {pass_} call ({refusal}); "
+        f"{op}: backend {backend!r} does not take this {pass_} call ({'; '.join(refusals)}); "
         "use another backend or automatic choice"
     )
 

@@ -29,7 +29,7 @@ class Row:
 
     `kernel`, `condition` and `worth` are "module:function" below `fastmodel.ops.<op>`. The condition takes
     the kernel's arguments and returns None, or the reason why the kernel does not take them; `worth` likewise
-    returns None, or the reason why a later row is faster: only automatic choice asks it.
+    returns None, or the reason why a later row is faster: a backend asked for by name may overrule it.
     """
 
     op: str
@@ -72,9 +72,9 @@ class Row:
         """Import the kernel."""
         return _load(self.op, self.kernel)
 
-    def resolve_checks(self, is_automatic: bool) -> tuple[Callable, ...]:
-        """Import the condition and, for automatic choice, `worth`: what the row asks of the arguments."""
-        names = (self.condition, self.worth if is_automatic else None)
+    def resolve_checks(self, asks_worth: bool = True) -> tuple[Callable, ...]:
+        """Import the condition and `worth`: what the row asks of the arguments."""
+        names = (self.condition, self.worth if asks_worth else None)
         return tuple(_load(self.op, name) for name in names if name is not None)
 
 
@@ -87,6 +87,13 @@ def _load(op: str, target: str) -> Callable:
 def _native(op: str, pass_: str, condition: str | None = None, worth: str | None = None) -> Row:
     kernel = f"native_kernel:{pass_}_cpu"
     return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, condition, worth)
+
+
+def _winograd(op: str, pass_: str) -> Row:
+    """The native kernels for 3 x 3 filters of stride 1 over many channels."""
+    kernel, check = f"native_kernel:{pass_}_winograd", "native_kernel:winograd_condition"
+    worth = f"worth:{pass_}_winograd"
+    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check, worth)
 
 
 def _library(op: str, pass_: str, condition: str | None = None) -> Row:
@@ -110,15 +117,19 @@ def _step(op: str) -> tuple[Row, ...]:
 
 ROWS: tuple[Row, ...] = (
     *_step("adam"),
+    _winograd("conv_relu", "forward"),
     _native("conv_relu", "forward", "native_kernel:forward_condition", "worth:forward"),
     _library("conv_relu", "forward"),
     _reference("conv_relu", "forward"),
+    _winograd("conv_relu", "backward"),
     _native("conv_relu", "backward", "native_kernel:backward_condition", "worth:backward"),
     _library("conv_relu", "backward"),
     _reference("conv_relu", "backward"),
+    _winograd("conv_relu_maxpool", "forward"),
     _native("conv_relu_maxpool", "forward", "native_kernel:forward_condition", "worth:forward"),
     _library("conv_relu_maxpool", "forward"),
     _reference("conv_relu_maxpool", "forward"),
+    _winograd("conv_relu_maxpool", "backward"),
     _native("conv_relu_maxpool", "backward", "native_kernel:backward_condition", "worth:backward"),
     _library("conv_relu_maxpool", "backward", "native_kernel:overlap_condition"),
     _reference("conv_relu_maxpool", "backward"),

@@ -26,13 +26,36 @@ def backward_condition(grad, x, weight, out, stride, padding, dilation, groups, 
     return conv.native_condition(x, weight, padding, groups)
 
 
+def winograd_condition(*args):
+    """Why the Winograd kernels do not take this call, forward or backward, or None."""
+    is_forward = len(args) == 7
+    weight, geometry = (args[1], args[3:]) if is_forward else (args[2], args[4:-1])
+    return conv.winograd_condition(weight, *geometry)
+
+
 def forward_cpu(x, weight, bias, stride, padding, dilation, groups):
     """As reference.forward."""
-    bias = None if bias is None else bias.contiguous()
     sizes = _sizes(x, weight, stride, padding, dilation)
+    out, _ = _forward(native().conv_relu_forward_cpu, sizes, x, weight, bias)
+    return out.contiguous(memory_format=conv.memory_format(x, weight))
+
+
+def forward_winograd(x, weight, bias, stride, padding, dilation, groups):
+    """As reference.forward."""
+    sizes = _sizes(x, weight, stride, padding, dilation)
+    rows = x.contiguous(memory_format=torch.channels_last)
+    out, is_finite = _forward(native().conv_relu_winograd_forward_cpu, sizes, rows, weight, bias)
+    if not is_finite:
+        return forward_cpu(x, weight, bias, stride, padding, dilation, groups)
+    return out.contiguous(memory_format=conv.memory_format(x, weight))
+
+
+def _forward(kernel, sizes: tuple[int, ...], x, weight, bias):
+    """The output of one of our kernels, channels_last, and what the kernel itself returned."""
+    bias = None if bias is None else bias.contiguous()
     shape = (sizes[0], sizes[4], sizes[-2], sizes[-1])
     out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-    native().conv_relu_forward_cpu(
+    returned = kernel(
         sizes,
         address(x),
         x.stride(),
@@ -43,26 +66,33 @@ def forward_cpu(x, weight, bias, stride, padding, dilation, groups):
         DTYPE_CODES[x.dtype],
         threads(),
     )
-    return out.contiguous(memory_format=conv.memory_format(x, weight))
+    return out, returned
 
 
-def backward_cpu(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    out: Tensor,
-    stride,
-    padding,
-    dilation,
-    groups: int,
-    wanted,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward_cpu(grad, x, weight, out, stride, padding, dilation, groups, wanted):
     """As reference.backward."""
+    sizes = _sizes(x, weight, stride, padding, dilation)
+    return _backward(native().conv_relu_backward_cpu, sizes, grad, x, weight, out, wanted)[0]
+
+
+def backward_winograd(grad, x, weight, out, stride, padding, dilation, groups, wanted):
+    """As reference.backward."""
+    sizes = _sizes(x, weight, stride, padding, dilation)
+    rows = x.contiguous(memory_format=torch.channels_last)
+    kernel = native().conv_relu_winograd_backward_cpu
+    found, is_finite = _backward(kernel, sizes, grad, rows, weight, out, wanted)
+    if not is_finite:
+        return backward_cpu(grad, x, weight, out, stride, padding, dilation, groups, wanted)
+    return (conv.laid_out_like(found[0], x) if wanted[0] else found[0], *found[1:])
+
+
+def _backward(kernel, sizes: tuple[int, ...], grad, x, weight, out, wanted):
+    """The gradients by one of our kernels, and what the kernel itself returned."""
     grad = grad.contiguous(memory_format=torch.channels_last)
     out = out.contiguous(memory_format=torch.channels_last)
     grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
-    native().conv_relu_backward_cpu(
-        _sizes(x, weight, stride, padding, dilation),
+    returned = kernel(
+        sizes,
         address(grad),
         address(out),
         address(x),
@@ -77,7 +107,7 @@ def backward_cpu(
         DTYPE_CODES[x.dtype],
         threads(),
     )
-    return grad_x, grad_weight, grad_bias
+    return (grad_x, grad_weight, grad_bias), returned
 
 
 def forward_library(x, weight, bias, stride, padding, dilation, groups):

@@ -7,6 +7,8 @@ benchmarks/results/ops-epyc-2core.json: forward 1.01x at 64 channels of 56 x 56,
 
 from __future__ import annotations
 
+from fastmodel.ops import conv
+
 LEAST_FORWARD_PATCH, MOST_FORWARD_PATCH = 384, 1024
 MOST_BACKWARD_FILTERS = 24 * 1024
 
@@ -25,3 +27,13 @@ def backward(grad, x, weight, out, stride, padding, dilation, groups, wanted):
     if weight.numel() > MOST_BACKWARD_FILTERS:
         return "half of the pixels carry a gradient: a dense product is faster"
     return None
+
+
+def forward_winograd(x, weight, *_):
+    """None where the Winograd forward is the faster one, else the reason."""
+    return conv.winograd_worth(x, weight)
+
+
+def backward_winograd(grad, x, weight, *_):
+    """None where the Winograd backward is the faster one, else the reason."""
+    return conv.winograd_worth(x, weight)

@@ -29,12 +29,41 @@ def backward_condition(grad, x, weight, argmax, stride, padding, dilation, group
     return conv.native_condition(x, weight, padding, groups)
 
 
-def forward_cpu(x, weight, bias, stride, padding, dilation, groups, *pool):
+def winograd_condition(*args):
+    """Why the Winograd kernels do not take this call, forward or backward, or None."""
+    is_forward = len(args) == 10
+    weight, geometry = (args[1], args[3:]) if is_forward else (args[2], args[4:-1])
+    if any(tuple(pair) != (2, 2) for pair in geometry[4:6]) or tuple(geometry[6]) != (0, 0):
+        return "its windows are not 2 x 2 side by side"
+    return conv.winograd_condition(weight, *geometry[:4])
+
+
+def forward_cpu(
+    x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride, pool_padding
+):
     """As reference.forward."""
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding)
+    return _forward(native().conv_relu_maxpool_forward_cpu, sizes, x, weight, bias)[0]
+
+
+def forward_winograd(
+    x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride, pool_padding
+):
+    """As reference.forward."""
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding)
+    rows = x.contiguous(memory_format=torch.channels_last)
+    kernel = native().conv_relu_maxpool_winograd_forward_cpu
+    found, is_finite = _forward(kernel, sizes, rows, weight, bias)
+    if not is_finite:
+        return _forward(native().conv_relu_maxpool_forward_cpu, sizes, x, weight, bias)[0]
+    return found
+
+
+def _forward(kernel, sizes: tuple[int, ...], x, weight, bias):
+    """(out, argmax) of one of our kernels, and what the kernel itself returned."""
     bias = None if bias is None else bias.contiguous()
-    sizes = _sizes(x, weight, stride, padding, dilation, *pool)
     out, argmax = _new_outputs(sizes, x.dtype)
-    native().conv_relu_maxpool_forward_cpu(
+    returned = kernel(
         sizes,
         address(x),
         x.stride(),
@@ -46,29 +75,61 @@ def forward_cpu(x, weight, bias, stride, padding, dilation, groups, *pool):
         DTYPE_CODES[x.dtype],
         threads(),
     )
-    return out, argmax
+    return (out, argmax), returned
 
 
 def backward_cpu(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    argmax: Tensor,
+    grad,
+    x,
+    weight,
+    argmax,
     stride,
     padding,
     dilation,
-    groups: int,
+    groups,
     pool_kernel,
     pool_stride,
     pool_padding,
     wanted,
-) -> tuple[Tensor, Tensor, Tensor]:
+):
     """As reference.backward."""
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding)
+    kernel = native().conv_relu_maxpool_backward_cpu
+    return _backward(kernel, sizes, grad, x, weight, argmax, wanted)[0]
+
+
+def backward_winograd(
+    grad,
+    x,
+    weight,
+    argmax,
+    stride,
+    padding,
+    dilation,
+    groups,
+    pool_kernel,
+    pool_stride,
+    pool_padding,
+    wanted,
+):
+    """As reference.backward."""
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding)
+    rows = x.contiguous(memory_format=torch.channels_last)
+    kernel = native().conv_relu_maxpool_winograd_backward_cpu
+    found, is_finite = _backward(kernel, sizes, grad, rows, weight, argmax, wanted)
+    if not is_finite:
+        kernel = native().conv_relu_maxpool_backward_cpu
+        return _backward(kernel, sizes, grad, x, weight, argmax, wanted)[0]
+    return (conv.laid_out_like(found[0], x) if wanted[0] else found[0], *found[1:])
+
+
+def _backward(kernel, sizes: tuple[int, ...], grad, x, weight, argmax, wanted):
+    """The gradients by one of our kernels, and what the kernel itself returned."""
     grad = grad.contiguous(memory_format=torch.channels_last)
     argmax = argmax.contiguous(memory_format=torch.channels_last)
     grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
-    native().conv_relu_maxpool_backward_cpu(
-        _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding),
+    returned = kernel(
+        sizes,
         address(grad),
         address(argmax),
         address(x),
@@ -83,7 +144,7 @@ def backward_cpu(
         DTYPE_CODES[x.dtype],
         threads(),
     )
-    return grad_x, grad_weight, grad_bias
+    return (grad_x, grad_weight, grad_bias), returned
 
 
 def overlap_condition(grad, x, weight, argmax, stride, padding, dilation, groups, kernel, step, *_):
@@ -94,12 +155,14 @@ def overlap_condition(grad, x, weight, argmax, stride, padding, dilation, groups
     return None
 
 
-def forward_library(x, weight, bias, stride, padding, dilation, groups, *pool):
+def forward_library(
+    x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride, pool_padding
+):
     """As reference.forward."""
     x = x.contiguous(memory_format=torch.channels_last)
     dense = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     dense = dense.contiguous(memory_format=torch.channels_last)
-    sizes = _sizes(x, weight, stride, padding, dilation, *pool)
+    sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding)
     out, argmax = _new_outputs(sizes, x.dtype)
     native().conv_relu_maxpool_pool_cpu(
         sizes, address(dense), address(out), address(argmax), DTYPE_CODES[x.dtype], threads()

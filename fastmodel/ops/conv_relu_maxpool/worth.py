@@ -8,6 +8,8 @@ backward 1.6x and 1.3x.
 
 from __future__ import annotations
 
+from fastmodel.ops import conv
+
 MOST_FORWARD_PATCH = 1536
 MOST_BACKWARD_FILTERS = 600 * 1024
 
@@ -30,3 +32,15 @@ def backward(grad, x, weight, argmax, stride, padding, dilation, groups, pool_ke
     if weight.numel() > MOST_BACKWARD_FILTERS:
         return "filters are larger than any that was measured to win"
     return None
+
+
+def forward_winograd(x, weight, *_):
+    """None where the Winograd forward is the faster one, else the reason."""
+    return conv.winograd_worth(x, weight)
+
+
+def backward_winograd(grad, x, weight, *_):
+    """None where the Winograd backward is the faster one, else the reason."""
+    if min(weight.shape[:2]) < 64:
+        return "few channels: sums over the live pixels alone are faster"
+    return conv.winograd_worth(x, weight)

@@ -1,0 +1,203 @@
+// A 3 x 3 convolution of stride 1 by Winograd's F(2 x 2, 3 x 3) (common/winograd.h): forward, and
+// the gradient of x, which is the convolution of the output's gradient with the filters turned
+// around.
+//
+// A group of tiles is transformed into 16 matrices (tiles x C); each block of output channels is
+// then 16 products in registers, (6 tiles x block) at a time, and one inverse transform. A group is
+// as large as fits L2 beside the products: each of its tiles reads all filters once per group from
+// L2 or L3.
+//
+// FLOPs: 2 * 16 * tiles * C * K for 4 outputs a tile. Bytes: the input 4 times as V (written and
+// read in L2), the filters' 16 / 9 once a group, the products once (L2).
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <type_traits>
+
+#include "common/winograd.h"
+
+namespace fastmodel::FASTMODEL_CAPABILITY {
+namespace {
+
+// G g GT as [block of output channels][point][input channel][channel in block], filled up with
+// zeros.
+struct WinogradFilters {
+  int64_t in, out, block, blocks;
+  std::unique_ptr<float[]> u;
+
+  const float* at(int64_t b, int64_t point) const {
+    return u.get() + (b * kWinogradPoints + point) * in * block;
+  }
+};
+
+// Of a weight (out, in, 3, 3) with any strides, negative ones too.
+template <typename T>
+WinogradFilters winograd_filters(const T* weight, const Strides& stride, int64_t in, int64_t out,
+                                 int vectors, int threads) {
+  const int64_t block = vectors * kLanes;
+  const int64_t blocks = (out + block - 1) / block;
+  WinogradFilters filters{in, out, block, blocks, nullptr};
+  filters.u.reset(new float[blocks * kWinogradPoints * in * block]);
+  constexpr int64_t kChunk = 8;
+  const int64_t chunks = (in + kChunk - 1) / kChunk;
+  parallel_for(blocks * chunks, threads, [&](int64_t begin, int64_t end, int) {
+    float taps[kChunk][9][kMostVecs * kLanes];
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / chunks, first = task % chunks * kChunk;
+      const int64_t count = std::min(kChunk, in - first), k0 = b * block;
+      const int64_t channels = std::min(block, out - k0);
+      for (int64_t k = 0; k < channels; ++k) {
+        for (int64_t c = 0; c < count; ++c) {
+          const T* from = weight + (k0 + k) * stride.d0 + (first + c) * stride.d1;
+          for (int64_t tap = 0; tap < 9; ++tap) {
+            taps[c][tap][k] = to_float(from[tap / 3 * stride.d2 + tap % 3 * stride.d3]);
+          }
+        }
+      }
+      for (int64_t c = 0; c < count; ++c) {
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          std::fill(taps[c][tap] + channels, taps[c][tap] + block, 0.0f);
+        }
+        for (int64_t v = 0; v < block; v += kLanes) {
+          Vec g[3][3], u[4][4];
+          FASTMODEL_UNROLL
+          for (int tap = 0; tap < 9; ++tap) g[tap / 3][tap % 3] = load(&taps[c][tap][v]);
+          transform_filter(g, u);
+          float* to = filters.u.get() + (b * kWinogradPoints * in + first + c) * block + v;
+          FASTMODEL_UNROLL
+          for (int p = 0; p < kWinogradPoints; ++p) store(to + p * in * block, u[p / 4][p % 4]);
+        }
+      }
+    }
+  });
+  return filters;
+}
+
+// V[point][tile][channel] = BT d B of tiles [begin, begin + count) of the grid, whose 4 x 4 inputs
+// start pad pixels above and left of their outputs.
+template <typename Source>
+void transform_tiles(const Source& source, const TileGrid& grid, int64_t begin, int64_t count,
+                     int64_t pad_h, int64_t pad_w, int64_t channels, float* v, int64_t plane) {
+  const int64_t row = round_up(channels, kLanes);
+  for (int64_t t = 0; t < count; ++t) {
+    const Tile tile = tile_at(grid, begin + t);
+    typename Source::Pixel pixel[kWinogradPoints];
+    for (int i = 0; i < kWinogradPoints; ++i) {
+      pixel[i] = source.at(tile.n, 2 * tile.row - pad_h + i / 4, 2 * tile.col - pad_w + i % 4);
+    }
+    const auto transform = [&](int64_t c, int lanes) __attribute__((always_inline)) {
+      Vec d[4][4];
+      FASTMODEL_UNROLL
+      for (int i = 0; i < kWinogradPoints; ++i) d[i / 4][i % 4] = pixel[i].load(c, lanes);
+      transform_input(d);
+      float* to = v + t * row + c;
+      FASTMODEL_UNROLL
+      for (int i = 0; i < kWinogradPoints; ++i) store(to + i * plane, d[i / 4][i % 4]);
+    };
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) transform(c, kLanes);
+    if (c < channels) transform(c, static_cast<int>(channels - c));
+  }
+}
+
+// Calls sink(tile, channel, outputs, lanes) for every tile and vector of output channels. True if
+// all outputs are finite.
+template <int kVecs, typename Source, typename Sink>
+bool winograd_convolution(const Source& source, const WinogradFilters& filters,
+                          const TileGrid& grid, int64_t pad_h, int64_t pad_w, int threads,
+                          const Sink& sink) {
+  constexpr int64_t kBlock = kVecs * kLanes;
+  const int64_t in = filters.in, row = round_up(in, kLanes);
+  // 512 KiB of V, within an L2 of 1 MiB; 48 tiles at least, so that filters from L3 come as fast as
+  // they are used.
+  const int64_t most = std::max<int64_t>(48, std::min<int64_t>(96, 8192 / row));
+  const int64_t group = tiles_in_group(grid.count(), most, threads);
+  const int64_t groups = (grid.count() + group - 1) / group;
+  const int64_t v_plane = plane_floats(group * row);
+  const int64_t m_plane = plane_floats(round_up(group, kWinogradRows) * kBlock);
+  const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, groups));
+  const int64_t own_floats = kWinogradPoints * (v_plane + m_plane);
+  const std::unique_ptr<float[]> scratch(new float[shares * own_floats]);
+  std::atomic<bool> is_finite{true};
+  parallel_for(groups, threads, [&](int64_t first, int64_t last, int thread) {
+    float* v = scratch.get() + thread * own_floats;
+    float* m = v + kWinogradPoints * v_plane;
+    Vec rest = {};  // stays 0 as long as all is finite
+    for (int64_t g = first; g < last; ++g) {
+      const int64_t begin = g * group, count = std::min(group, grid.count() - begin);
+      transform_tiles(source, grid, begin, count, pad_h, pad_w, in, v, v_plane);
+      for (int64_t b = 0; b < filters.blocks; ++b) {
+        for (int point = 0; point < kWinogradPoints; ++point) {
+          const float* u = filters.at(b, point);
+          for (int64_t t = 0; t < count; t += kWinogradRows) {
+            const float* a[kWinogradRows];
+            for (int i = 0; i < kWinogradRows; ++i) {
+              a[i] = v + point * v_plane + std::min(t + i, count - 1) * row;
+            }
+            multiply<false, kVecs>(a, 1, u, in, m + point * m_plane + t * kBlock);
+          }
+        }
+        for (int64_t t = 0; t < count; ++t) {
+          const Tile tile = tile_at(grid, begin + t);
+          for (int64_t k = 0; k < kBlock && b * kBlock + k < filters.out; k += kLanes) {
+            Vec product[4][4], y[2][2];
+            const float* from = m + t * kBlock + k;
+            FASTMODEL_UNROLL
+            for (int i = 0; i < kWinogradPoints; ++i)
+              product[i / 4][i % 4] = load(from + i * m_plane);
+            transform_output(product, y);
+            const Vec all = (y[0][0] + y[0][1]) + (y[1][0] + y[1][1]);
+            rest += all - all;
+            const int lanes =
+                static_cast<int>(std::min<int64_t>(kLanes, filters.out - b * kBlock - k));
+            sink(tile, b * kBlock + k, y, lanes);
+          }
+        }
+      }
+    }
+    if (!all_finite(rest)) is_finite = false;
+  });
+  return is_finite;
+}
+
+// The gradient of x from the source of the output's gradients; x has channels innermost, any
+// strides between pixels. True if it is finite.
+template <int kVecs, typename T, typename Gradients>
+bool winograd_input_gradient(const Gradients& gradients, const T* weight, const Strides& stride,
+                             const ConvShape& shape, T* grad_x, const Strides& grad_x_stride,
+                             int threads) {
+  // The convolution of the gradients with the filters turned around, their channels' roles
+  // exchanged.
+  const WinogradFilters filters = winograd_filters(weight + 2 * (stride.d2 + stride.d3),
+                                                   {stride.d1, stride.d0, -stride.d2, -stride.d3},
+                                                   shape.k, shape.c, kVecs, threads);
+  const TileGrid grid{shape.n, (shape.h + 1) / 2, (shape.w + 1) / 2};
+  const auto write = [&](const Tile& tile, int64_t c, const Vec(&y)[2][2], int lanes) {
+    for (int i = 0; i < 4; ++i) {
+      const int64_t h = 2 * tile.row + i / 2, w = 2 * tile.col + i % 2;
+      if (h >= shape.h || w >= shape.w) continue;
+      T* to = grad_x + tile.n * grad_x_stride.d0 + h * grad_x_stride.d2 + w * grad_x_stride.d3;
+      store_first(to + c, y[i / 2][i % 2], lanes);
+    }
+  };
+  return winograd_convolution<kVecs>(gradients, filters, grid, 2 - shape.pad_h, 2 - shape.pad_w,
+                                     threads, write);
+}
+
+// body(vectors) with the vectors in a block of `channels` output channels as a compile-time
+// constant.
+template <typename Body>
+bool with_vectors(int64_t channels, const Body& body) {
+  switch (filter_vectors(channels)) {
+    case 1:
+      return body(std::integral_constant<int, 1>());
+    case 2:
+      return body(std::integral_constant<int, 2>());
+    default:
+      return body(std::integral_constant<int, kMostVecs>());
+  }
+}
+
+}  // namespace
+}  // namespace fastmodel::FASTMODEL_CAPABILITY
