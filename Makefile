@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc fastmodel -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: bench bench-ops test check format clean
+.PHONY: bench bench-ops test sanitize check format clean
 
 bench: .venv/installed  ## train the CNN on MNIST twice, compare, write reports/mnist-cnn/
 	$(BIN)/fastmodel bench mnist-cnn
@@ -15,6 +15,11 @@ bench-ops: .venv/installed  ## every op against PyTorch's best arm, write report
 
 test: .venv/installed  ## the whole test suite
 	$(BIN)/pytest
+
+sanitize: sanitize-address sanitize-thread  ## the suite over builds that watch memory, arithmetic and threads
+
+sanitize-%: .venv/installed
+	$(BIN)/python tests/sanitize.py $*
 
 check: .venv/installed  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -5,12 +5,16 @@
 
 namespace fastmodel {
 void bind_adam(pybind11::module_& module);
+void bind_ceilings(pybind11::module_& module);
 void bind_conv_relu(pybind11::module_& module);
 void bind_conv_relu_maxpool(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
 void bind_linear_relu(pybind11::module_& module);
 void bind_sgd(pybind11::module_& module);
 void bind_tensor_table(pybind11::module_& module);
+#if defined(FASTMODEL_SANITIZE)
+void bind_planted(pybind11::module_& module);
+#endif
 }  // namespace fastmodel
 
 PYBIND11_MODULE(_C, module) {
@@ -18,9 +22,13 @@ PYBIND11_MODULE(_C, module) {
              [] { return fastmodel::capability_name(fastmodel::cpu_capability()); });
   fastmodel::bind_tensor_table(module);
   fastmodel::bind_adam(module);
+  fastmodel::bind_ceilings(module);
   fastmodel::bind_conv_relu(module);
   fastmodel::bind_conv_relu_maxpool(module);
   fastmodel::bind_cross_entropy(module);
   fastmodel::bind_linear_relu(module);
   fastmodel::bind_sgd(module);
+#if defined(FASTMODEL_SANITIZE)
+  fastmodel::bind_planted(module);
+#endif
 }

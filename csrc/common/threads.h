@@ -2,10 +2,15 @@
 // count, so that results are deterministic.
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
+
+#if defined(__SANITIZE_THREAD__)
+#include <thread>
+#include <vector>
+#else
+#include <omp.h>
+#endif
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
@@ -19,6 +24,16 @@ inline void parallel_for(int64_t tasks, int threads, const Body& body) {
     if (tasks > 0) body(int64_t{0}, tasks, 0);
     return;
   }
+#if defined(__SANITIZE_THREAD__)
+  // ThreadSanitizer does not see how libgomp's threads wait for one another, but how these do.
+  std::vector<std::thread> team;
+  for (int share = 0; share < used; ++share) {
+    team.emplace_back([&body, tasks, used, share] {
+      body(tasks * share / used, tasks * (share + 1) / used, share);
+    });
+  }
+  for (std::thread& member : team) member.join();
+#else
 #pragma omp parallel num_threads(used)
   {
     // OpenMP may grant fewer threads than asked for; each then takes several shares.
@@ -27,6 +42,7 @@ inline void parallel_for(int64_t tasks, int threads, const Body& body) {
       body(tasks * share / used, tasks * (share + 1) / used, share);
     }
   }
+#endif
 }
 
 }  // namespace
