@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 import fastmodel as fm
@@ -67,6 +68,11 @@ def ours(op: str, make: Callable[[], tuple[Callable, Callable]]) -> dict[str, Ar
         name: Arm(*make(), is_ours=True, scope=functools.partial(fm.use_backend, backend))
         for name, backend in backends.items()
     }
+
+
+def compiled(call: Callable) -> Callable:
+    """torch.compile of one shape. It compiles in the first calls, those that check the numbers."""
+    return torch.compile(call, dynamic=False)
 
 
 def _backends(op: str) -> list[str]:

@@ -7,6 +7,7 @@ and printed at the end.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import gc
 import importlib
 from pathlib import Path
@@ -17,6 +18,7 @@ import optimizer_arms
 import pytest
 import race
 import results
+import torch
 from arms import AUTO
 
 _ROWS = pytest.StashKey[list[results.Row]]()
@@ -32,12 +34,20 @@ def pytest_addoption(parser):
     group.addoption(
         "--seconds", type=float, default=1.0, help="of interleaved timing for each case and pass"
     )
+    group.addoption(
+        "--compile",
+        metavar="PATTERN",
+        default="mnist*",
+        help="cases with torch.compile arms, which take 10 to 40 s each to compile: '*' for all, '' for none",
+    )
 
 
 def pytest_configure(config):
     config.stash[_ROWS] = []
     # A kernel that fails its check is not timed; that error is enough.
     config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used")
+    # torch.compile's own use of what PyTorch has deprecated.
+    config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:torch\..*")
 
 
 def pytest_generate_tests(metafunc):
@@ -66,10 +76,11 @@ def run(subject, benchmark, ceilings, pytestconfig):
     op, case, pass_ = subject
 
     def bench() -> None:
+        is_compiled = fnmatch.fnmatchcase(case.name, pytestconfig.getoption("compile"))
         if op in function_arms.FUNCTIONS:
-            contest = function_arms.contest(op, case, pass_)
+            contest = function_arms.contest(op, case, pass_, is_compiled)
         else:
-            contest = optimizer_arms.contest(op, case)
+            contest = optimizer_arms.contest(op, case, is_compiled)
         budget_s = 0 if benchmark.disabled else pytestconfig.getoption("seconds")
         row = race.run(op, case.name, pass_, contest, ceilings, budget_s)
         auto = contest.arms[AUTO]
@@ -84,6 +95,7 @@ def run(subject, benchmark, ceilings, pytestconfig):
         pytestconfig.stash[_ROWS].append(row)
 
     yield bench
+    torch.compiler.reset()
     gc.collect()  # the arms of a large case hold gigabytes
 
 

@@ -71,8 +71,8 @@ FUNCTIONS = {
 }
 
 
-def contest(op: str, case: Case, pass_: str) -> arms.Contest:
-    """Every arm on the case's float32 arguments.
+def contest(op: str, case: Case, pass_: str, is_compiled: bool) -> arms.Contest:
+    """Every arm on the case's float32 arguments; `is_compiled` adds those of torch.compile.
 
     Ours take the case's own layout; PyTorch's convolutions are given contiguous tensors in one arm and
     channels_last ones in the other. Each arm's incoming gradient lies in memory as its output does.
@@ -86,9 +86,13 @@ def contest(op: str, case: Case, pass_: str) -> arms.Contest:
         return run, run
 
     found = arms.ours(op, lambda: make(function.face))
-    found["torch"] = arms.Arm(*make(function.plain, torch.contiguous_format))
+    layouts = {"": torch.contiguous_format}
     if function.has_layouts:
-        found["torch channels_last"] = arms.Arm(*make(function.plain, torch.channels_last))
+        layouts[" channels_last"] = torch.channels_last
+    for name, layout in layouts.items():
+        found["torch" + name] = arms.Arm(*make(function.plain, layout))
+        if is_compiled:
+            found["torch.compile" + name] = arms.Arm(*make(arms.compiled(function.plain), layout))
     is_training = pass_ == TRAINING
     # Backward reads what forward reads, with a gradient in place of the output, and writes the gradients.
     gradients = sum(leaf.numel() * 4 for leaf in _wanted(_leaves(args)))

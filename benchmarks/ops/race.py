@@ -10,6 +10,7 @@ from arms import AUTO, Arm, Contest
 from ceilings import Ceilings
 from results import Row
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from fastmodel import timing
 from fastmodel.errors import BackendError
@@ -40,6 +41,9 @@ def check(contest: Contest) -> tuple[dict[str, Arm], dict[str, str]]:
                 problem = difference(arm.answer(), contest.expected, contest.depth)
         except BackendError as error:
             left_out[name] = str(error)
+            continue
+        except TorchDynamoException as error:
+            left_out[name] = f"does not compile: {_first_line(error)}"
             continue
         if problem is None:
             running[name] = arm
@@ -98,12 +102,18 @@ def run(
         noise=timing.mean_ratio(timing.paired_ratios(samples, _AGAIN, AUTO)),
         gflop_per_s=gflop_per_s,
         gb_per_s=gb_per_s,
-        gemm_share=gflop_per_s / ceilings.gemm_gflop_per_s,
+        flop_share=gflop_per_s / ceilings.gflop_per_s,
         copy_share=gb_per_s / ceilings.copy_gb_per_s,
         calls_a_window=calls,
         times_ms=times_ms,
         left_out=left_out,
     )
+
+
+def _first_line(error: Exception) -> str:
+    """What stands before the compiler's own pages."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
 
 
 def _plan(raced: dict[str, Arm], budget_s: float) -> tuple[int, int]:

@@ -34,8 +34,8 @@ class Row:
     """`auto` over itself."""
     gflop_per_s: float
     gb_per_s: float
-    gemm_share: float
-    """gflop_per_s over that of a large product; above 1 where work is skipped."""
+    flop_share: float
+    """gflop_per_s over the ceiling's; above 1 where work is skipped."""
     copy_share: float
     """gb_per_s over that of a large copy; above 1 where the data stay in cache."""
     calls_a_window: int
