@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
 from fastmodel.errors import InputError
+
+R = TypeVar("R")
+
+
+def once_per_signature(function: Callable[..., R]) -> Callable[..., R]:
+    """`function`, a pure one of sizes and options, worked out once for each set of them.
+
+    A call of an op then checks its geometry by one look-up. Failures are not remembered, nor are calls with
+    symbolic or traced sizes, or with lists.
+    """
+    remembered = functools.lru_cache(maxsize=4096, typed=True)(function)
+
+    @functools.wraps(function)
+    def call(*args):
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            return function(*args)
+        try:
+            return remembered(*args)
+        except TypeError:  # an argument has no hash; any other one is raised again
+            return function(*args)
+
+    return call
 
 
 def same_device(op: str, lead_name: str, lead: torch.Tensor, **others) -> None:
@@ -29,11 +55,13 @@ def same_device_and_dtype(op: str, lead_name: str, lead: torch.Tensor, **others)
     Raises:
         InputError: one does not.
     """
-    same_device(op, lead_name, lead, **others)
+    device, dtype = lead.device, lead.dtype
     for name, tensor in others.items():
         if tensor is None:
             continue
-        if tensor.dtype != lead.dtype and not _autocast_unites(lead, tensor):
+        if tensor.device != device:
+            same_device(op, lead_name, lead, **others)
+        if tensor.dtype != dtype and not _autocast_unites(lead, tensor):
             raise InputError(
                 f"{op}: {lead_name} is {dtype_name(lead.dtype)}, {name} is {dtype_name(tensor.dtype)}; "
                 "convert one, or use torch.autocast"
@@ -66,7 +94,7 @@ def bias_shape(op: str, bias: torch.Tensor | None, features: int) -> None:
     Raises:
         InputError: it is neither.
     """
-    if bias is not None and tuple(bias.shape) != (features,):
+    if bias is not None and bias.shape != (features,):
         raise InputError(
             f"{op}: bias has shape {tuple(bias.shape)}; weight asks for shape ({features},) or None"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,53 +49,82 @@ def pooled_size(size: Pair, kernel, stride, padding) -> Pair:
     )
 
 
-def resolve_padding(
-    op: str, x: Tensor, weight: Tensor, stride: Pair, padding, dilation: Pair
-) -> tuple[Tensor, Pair]:
-    """Padding as a symmetric pair; x comes padded where 'same' asks for an uneven border.
-
-    Raises:
-        InputError: the word is unknown, or 'same' meets a stride.
-    """
+def _resolve_padding(op: str, weight_shape, stride: Pair, padding, dilation: Pair):
+    """Padding as a symmetric pair, and the rows and columns that 'same' adds below and right of x."""
     if not isinstance(padding, str):
-        return x, pair(op, "padding", padding, 0)
+        return pair(op, "padding", padding, 0), (0, 0)
     if padding == "valid":
-        return x, (0, 0)
+        return (0, 0), (0, 0)
     if padding != "same":
         raise InputError(f"{op}: padding must be integers, 'same' or 'valid', it is {padding!r}")
     if stride != (1, 1):
         raise InputError(f"{op}: padding='same' needs stride 1, it is {stride}")
-    total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    extra_h, extra_w = total[0] % 2, total[1] % 2
-    if extra_h or extra_w:
-        x = F.pad(x, (0, extra_w, 0, extra_h))
-    return x, (total[0] // 2, total[1] // 2)
+    total = [d * (k - 1) for d, k in zip(dilation, weight_shape[2:], strict=True)]
+    return (total[0] // 2, total[1] // 2), (total[0] % 2, total[1] % 2)
 
 
-def check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
-    """Shapes, dtypes and devices fit together; x is (N, C, H, W).
+class Geometry(NamedTuple):
+    """A convolution's options in their one form, and the (P, Q) they make."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    border: Pair
+    """Rows of zeros to add below x and columns right of it, before `padding`."""
+    size: Pair
+
+    def options(self) -> tuple[Pair, Pair, Pair, int]:
+        """As the ops take them."""
+        return self.stride, self.padding, self.dilation, self.groups
+
+
+def geometry(op: str, x_shape, weight_shape, stride, padding, dilation, groups: int) -> Geometry:
+    """Check shapes and options of a convolution of x (N, C, H, W); they may be symbolic.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not fit together.
     """
-    if weight.dim() != 4:
+    if len(weight_shape) != 4:
         raise InputError(
-            f"{op}: weight must have shape (K, C / groups, R, S), it has {tuple(weight.shape)}"
+            f"{op}: weight must have shape (K, C / groups, R, S), it has {tuple(weight_shape)}"
         )
-    channels = weight.shape[1] * groups
-    if groups < 1 or weight.shape[0] % groups:
+    channels = weight_shape[1] * groups
+    if groups < 1 or weight_shape[0] % groups:
         raise InputError(
-            f"{op}: groups must divide weight's {weight.shape[0]} output channels, it is {groups}"
+            f"{op}: groups must divide weight's {weight_shape[0]} output channels, it is {groups}"
         )
-    if x.dim() != 4 or x.shape[1] != channels:
-        got = f"has {x.shape[1]}" if x.dim() == 4 else f"has shape {tuple(x.shape)}"
+    if len(x_shape) != 4 or x_shape[1] != channels:
+        got = f"has {x_shape[1]}" if len(x_shape) == 4 else f"has shape {tuple(x_shape)}"
         raise InputError(
             f"{op}: weight expects {channels} input channels, x {got}; "
             f"pass x of shape (N, {channels}, H, W)"
         )
+    stride = pair(op, "stride", stride, 1)
+    dilation = pair(op, "dilation", dilation, 1)
+    padding, border = _resolve_padding(op, weight_shape, stride, padding, dilation)
+    h, w = x_shape[2] + border[0], x_shape[3] + border[1]
+    size = (
+        output_size(h, weight_shape[2], stride[0], padding[0], dilation[0]),
+        output_size(w, weight_shape[3], stride[1], padding[1], dilation[1]),
+    )
+    return Geometry(stride, padding, dilation, groups, border, size)
+
+
+def check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Dtypes, devices and the bias fit together.
+
+    Raises:
+        InputError: they do not.
+    """
     checks.floating(op, "x", x)
     checks.bias_shape(op, bias, weight.shape[0])
     checks.same_device_and_dtype(op, "x", x, weight=weight, bias=bias)
+
+
+def add_border(x: Tensor, border: Pair) -> Tensor:
+    """x with that many more rows and columns of zeros, below and right."""
+    return F.pad(x, (0, border[1], 0, border[0])) if border != (0, 0) else x
 
 
 def check_output(op: str, what: str, size: Pair, of: tuple[int, ...]) -> None:

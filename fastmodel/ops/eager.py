@@ -8,11 +8,19 @@ transform, autocast, profiler or tensor subclass), the kernel is chosen and call
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import (
+    _get_tracing_state,
+    _is_torch_function_mode_enabled,
+    _len_torch_dispatch_stack,
+)
+from torch._C._autograd import _profiler_enabled
+from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
 from torch.nn import Parameter
 
 from fastmodel.errors import BackendError
@@ -29,25 +37,34 @@ def forward(
         setup_context, derivative: what was attached to it with `register.autograd`.
     """
     name = target.name().removeprefix("fastmodel::")
+    tensors = _tensor_count(target)
 
     def run(ctx, *args):
+        args = (*args[:tensors], *itertools.chain(*args[tensors:]))
         output = dispatch.run(name, "forward", *args)
         setup_context(ctx, args, output)
         return output
 
-    # Made by its name, which graphs show: <conv_reluBackward>.
-    members = {"forward": staticmethod(run), "backward": staticmethod(derivative)}
+    def run_backward(ctx, *grads):
+        found = derivative(ctx, *grads)
+        return found if len(found) == tensors else (*found[:tensors], None)
+
+    # Made by its name, which graphs show: <conv_reluBackward>. The options travel as one argument: every
+    # argument has its cost in PyTorch's wrapping.
+    members = {"forward": staticmethod(run), "backward": staticmethod(run_backward)}
     direct: Any = type(name, (torch.autograd.Function,), members)
 
     def call(*args):
-        if _wants_tangents():
-            return _run_differentiable_forwards(name, args)
-        if not _is_plain(args):
+        leading = args[:tensors]
+        if not _is_plain(leading):
+            if _wants_tangents():
+                return _run_differentiable_forwards(name, args)
             return target(*args)
-        if torch.is_grad_enabled() and any(
-            isinstance(value, Tensor) and value.requires_grad for value in args
-        ):
-            return direct.apply(*args)
+        if torch.is_grad_enabled():
+            for value in leading:
+                if value is not None and value.requires_grad:
+                    options = args[tensors:]
+                    return direct.apply(*leading, *([options] if options else []))
         return dispatch.run(name, "forward", *args)
 
     return call
@@ -56,13 +73,22 @@ def forward(
 def backward(target: torch._ops.OpOverload) -> Callable:
     """A callable that answers as the backward op `target` does; the op itself where a graph is wanted."""
     name = target.name().removeprefix("fastmodel::").removesuffix("_backward")
+    tensors = _tensor_count(target)
 
     def call(*args):
-        if torch.is_grad_enabled() or not _is_plain(args):
+        if torch.is_grad_enabled() or not _is_plain(args[:tensors]):
             return target(*args)
         return dispatch.run(name, "backward", *args)
 
     return call
+
+
+def _tensor_count(target: torch._ops.OpOverload) -> int:
+    """How many of the op's arguments are tensors or None; they come first."""
+    is_tensor = ["Tensor" in str(argument.type) for argument in target._schema.arguments]
+    count = sum(is_tensor)
+    assert all(is_tensor[:count]), f"{target}: tensors must come before other arguments"
+    return count
 
 
 def _wants_tangents() -> bool:
@@ -81,22 +107,23 @@ def _run_differentiable_forwards(name: str, args: tuple):
         return dispatch.run(name, "forward", *args)
 
 
-def _is_plain(args: tuple) -> bool:
+def _is_plain(tensors: tuple) -> bool:
     """Is there nothing between this call and its kernel that PyTorch's dispatcher would have to see?"""
     if (
         torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_torch_function_mode_enabled()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd._profiler_enabled()
-        or torch.jit.is_tracing()
+        or torch.autograd.forward_ad._current_level >= 0
+        or _len_torch_dispatch_stack() > 0
+        or _is_torch_function_mode_enabled()
+        or _peek_interpreter_stack() is not None
+        or _profiler_enabled()
+        or _get_tracing_state() is not None
     ):
         return False
-    for value in args:
-        kind = type(value)
+    for tensor in tensors:
+        kind = type(tensor)
         if kind is Tensor or kind is Parameter:
-            if value.is_neg():
+            if tensor.is_neg():
                 return False
-        elif isinstance(value, Tensor):
+        elif tensor is not None:
             return False
-    return not torch.is_autocast_enabled(args[0].device.type)
+    return not torch.is_autocast_enabled(tensors[0].device.type)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastmodel.ops import conv, eager, register
+from fastmodel.ops import checks, conv, eager, register
 from fastmodel.ops.conv_relu import reference
 
 _OP = "conv_relu"
@@ -87,10 +87,14 @@ def conv_relu(
     """
     if x.dim() == 3:
         return conv_relu(x[None], weight, bias, stride, padding, dilation, groups)[0]
-    conv.check(_OP, x, weight, bias, groups)
-    stride = conv.pair(_OP, "stride", stride, 1)
-    dilation = conv.pair(_OP, "dilation", dilation, 1)
-    x, padding = conv.resolve_padding(_OP, x, weight, stride, padding, dilation)
-    size = conv.conv_output_size(x, weight, stride, padding, dilation)
-    conv.check_output(_OP, "the output", size, x.shape)
-    return _call_forward(x, weight, bias, stride, padding, dilation, groups)
+    border, options = _geometry(x.shape, weight.shape, stride, padding, dilation, groups)
+    conv.check(_OP, x, weight, bias)
+    return _call_forward(conv.add_border(x, border), weight, bias, *options)
+
+
+@checks.once_per_signature
+def _geometry(x_shape, weight_shape, stride, padding, dilation, groups):
+    """The border to add to x, and the op's arguments behind bias."""
+    geometry = conv.geometry(_OP, x_shape, weight_shape, stride, padding, dilation, groups)
+    conv.check_output(_OP, "the output", geometry.size, x_shape)
+    return geometry.border, geometry.options()

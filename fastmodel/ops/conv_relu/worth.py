@@ -15,9 +15,9 @@ MOST_BACKWARD_FILTERS = 24 * 1024
 
 def forward(x, weight, bias, stride, padding, dilation, groups):
     """None where the fused forward is the faster one, else the reason."""
-    if weight[0].numel() > MOST_FORWARD_PATCH:
+    if weight.shape[1:].numel() > MOST_FORWARD_PATCH:
         return "filters are too large for the cache"
-    if weight[0].numel() < LEAST_FORWARD_PATCH:
+    if weight.shape[1:].numel() < LEAST_FORWARD_PATCH:
         return "filters are too small to pay for packing them"
     return None
 

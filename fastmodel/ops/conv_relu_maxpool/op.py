@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastmodel.errors import InputError
-from fastmodel.ops import conv, eager, register
+from fastmodel.ops import checks, conv, eager, register
 from fastmodel.ops.conv_relu_maxpool import reference
 
 _OP = "conv_relu_maxpool"
@@ -109,27 +109,32 @@ def conv_relu_maxpool(
     if x.dim() == 3:
         pool = (pool_kernel_size, pool_stride, pool_padding)
         return conv_relu_maxpool(x[None], weight, bias, stride, padding, dilation, groups, *pool)[0]
-    conv.check(_OP, x, weight, bias, groups)
-    stride = conv.pair(_OP, "stride", stride, 1)
-    dilation = conv.pair(_OP, "dilation", dilation, 1)
-    kernel = conv.pair(_OP, "pool_kernel_size", pool_kernel_size, 1)
+    options = (stride, padding, dilation, groups, pool_kernel_size, pool_stride, pool_padding)
+    border, options = _geometry(x.shape, weight.shape, *options)
+    conv.check(_OP, x, weight, bias)
+    return _call_forward(conv.add_border(x, border), weight, bias, *options)[0]
+
+
+@checks.once_per_signature
+def _geometry(
+    x_shape, weight_shape, stride, padding, dilation, groups, kernel_size, pool_stride, pool_padding
+):
+    """The border to add to x, and the op's arguments behind bias."""
+    geometry = conv.geometry(_OP, x_shape, weight_shape, stride, padding, dilation, groups)
+    kernel = conv.pair(_OP, "pool_kernel_size", kernel_size, 1)
     step = kernel if pool_stride is None else conv.pair(_OP, "pool_stride", pool_stride, 1)
     if kernel[0] * kernel[1] > 254:
         raise InputError(
             f"{_OP}: pool_kernel_size {kernel} has more than 254 pixels; "
             "use conv_relu and torch.nn.functional.max_pool2d"
         )
-    border = conv.pair(_OP, "pool_padding", pool_padding, 0)
-    if 2 * border[0] > kernel[0] or 2 * border[1] > kernel[1]:
+    margin = conv.pair(_OP, "pool_padding", pool_padding, 0)
+    if 2 * margin[0] > kernel[0] or 2 * margin[1] > kernel[1]:
         raise InputError(
-            f"{_OP}: pool_padding {border} is more than half of pool_kernel_size {kernel}; "
+            f"{_OP}: pool_padding {margin} is more than half of pool_kernel_size {kernel}; "
             "pass a smaller one"
         )
-    x, padding = conv.resolve_padding(_OP, x, weight, stride, padding, dilation)
-    dense = conv.conv_output_size(x, weight, stride, padding, dilation)
-    conv.check_output(_OP, "the convolution's output", dense, x.shape)
-    conv.check_output(
-        _OP, "the pooled output", conv.pooled_size(dense, kernel, step, border), x.shape
-    )
-    pool = (kernel, step, border)
-    return _call_forward(x, weight, bias, stride, padding, dilation, groups, *pool)[0]
+    conv.check_output(_OP, "the convolution's output", geometry.size, x_shape)
+    pooled = conv.pooled_size(geometry.size, kernel, step, margin)
+    conv.check_output(_OP, "the pooled output", pooled, x_shape)
+    return geometry.border, (*geometry.options(), kernel, step, margin)

@@ -20,7 +20,7 @@ def forward(
     """None where the fused forward is the faster one, else the reason."""
     if pool_kernel[0] > pool_stride[0] or pool_kernel[1] > pool_stride[1]:
         return "windows overlap: their pixels would be computed more than once"
-    if weight[0].numel() > MOST_FORWARD_PATCH:
+    if weight.shape[1:].numel() > MOST_FORWARD_PATCH:
         return "filters are too large for the cache"
     return None
 
