@@ -12,10 +12,10 @@
 #pragma once
 
 #include <atomic>
-#include <memory>
 #include <type_traits>
 
 #include "common/winograd.h"
+#include "common/workspace.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
@@ -24,21 +24,26 @@ namespace {
 // zeros.
 struct WinogradFilters {
   int64_t in, out, block, blocks;
-  std::unique_ptr<float[]> u;
+  Workspace u;
+
+  // Reads a weight (out, in, 3, 3) with any strides, negative ones too.
+  template <typename T>
+  WinogradFilters(const T* weight, const Strides& stride, int64_t in, int64_t out, int vectors,
+                  int threads);
 
   const float* at(int64_t b, int64_t point) const {
     return u.get() + (b * kWinogradPoints + point) * in * block;
   }
 };
 
-// Of a weight (out, in, 3, 3) with any strides, negative ones too.
 template <typename T>
-WinogradFilters winograd_filters(const T* weight, const Strides& stride, int64_t in, int64_t out,
-                                 int vectors, int threads) {
-  const int64_t block = vectors * kLanes;
-  const int64_t blocks = (out + block - 1) / block;
-  WinogradFilters filters{in, out, block, blocks, nullptr};
-  filters.u.reset(new float[blocks * kWinogradPoints * in * block]);
+WinogradFilters::WinogradFilters(const T* weight, const Strides& stride, int64_t in, int64_t out,
+                                 int vectors, int threads)
+    : in(in),
+      out(out),
+      block(vectors * kLanes),
+      blocks((out + block - 1) / block),
+      u(blocks * kWinogradPoints * in * block) {
   constexpr int64_t kChunk = 8;
   const int64_t chunks = (in + kChunk - 1) / kChunk;
   parallel_for(blocks * chunks, threads, [&](int64_t begin, int64_t end, int) {
@@ -60,18 +65,18 @@ WinogradFilters winograd_filters(const T* weight, const Strides& stride, int64_t
           std::fill(taps[c][tap] + channels, taps[c][tap] + block, 0.0f);
         }
         for (int64_t v = 0; v < block; v += kLanes) {
-          Vec g[3][3], u[4][4];
+          Vec g[3][3], transformed[4][4];
           FASTMODEL_UNROLL
           for (int tap = 0; tap < 9; ++tap) g[tap / 3][tap % 3] = load(&taps[c][tap][v]);
-          transform_filter(g, u);
-          float* to = filters.u.get() + (b * kWinogradPoints * in + first + c) * block + v;
+          transform_filter(g, transformed);
+          float* to = u.get() + (b * kWinogradPoints * in + first + c) * block + v;
           FASTMODEL_UNROLL
-          for (int p = 0; p < kWinogradPoints; ++p) store(to + p * in * block, u[p / 4][p % 4]);
+          for (int p = 0; p < kWinogradPoints; ++p)
+            store(to + p * in * block, transformed[p / 4][p % 4]);
         }
       }
     }
   });
-  return filters;
 }
 
 // V[point][tile][channel] = BT d B of tiles [begin, begin + count) of the grid, whose 4 x 4 inputs
@@ -118,7 +123,7 @@ bool winograd_convolution(const Source& source, const WinogradFilters& filters,
   const int64_t m_plane = plane_floats(round_up(group, kWinogradRows) * kBlock);
   const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, groups));
   const int64_t own_floats = kWinogradPoints * (v_plane + m_plane);
-  const std::unique_ptr<float[]> scratch(new float[shares * own_floats]);
+  const Workspace scratch(shares * own_floats);
   std::atomic<bool> is_finite{true};
   parallel_for(groups, threads, [&](int64_t first, int64_t last, int thread) {
     float* v = scratch.get() + thread * own_floats;
@@ -169,9 +174,9 @@ bool winograd_input_gradient(const Gradients& gradients, const T* weight, const 
                              int threads) {
   // The convolution of the gradients with the filters turned around, their channels' roles
   // exchanged.
-  const WinogradFilters filters = winograd_filters(weight + 2 * (stride.d2 + stride.d3),
-                                                   {stride.d1, stride.d0, -stride.d2, -stride.d3},
-                                                   shape.k, shape.c, kVecs, threads);
+  const WinogradFilters filters(weight + 2 * (stride.d2 + stride.d3),
+                                {stride.d1, stride.d0, -stride.d2, -stride.d3}, shape.k, shape.c,
+                                kVecs, threads);
   const TileGrid grid{shape.n, (shape.h + 1) / 2, (shape.w + 1) / 2};
   const auto write = [&](const Tile& tile, int64_t c, const Vec(&y)[2][2], int lanes) {
     for (int i = 0; i < 4; ++i) {

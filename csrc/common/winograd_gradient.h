@@ -54,9 +54,9 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
   const int64_t own_floats =
       kWinogradPoints * (v_plane + own_blocks * g_plane) + own_blocks * kBlock;
 
-  const std::unique_ptr<float[]> sums(new float[shares.tiles * (sum_floats + blocks * kBlock)]());
+  const Workspace sums(shares.tiles * (sum_floats + blocks * kBlock));
   float* bias_sums = sums.get() + shares.tiles * sum_floats;
-  const std::unique_ptr<float[]> scratch(new float[shares.k * shares.tiles * own_floats]);
+  const Workspace scratch(shares.k * shares.tiles * own_floats);
   // Sums of (block, point): [input channel][channel in block].
   const auto sums_at = [&](int64_t share, int64_t b, int64_t point) {
     return sums.get() + share * sum_floats + (b * kWinogradPoints + point) * sum_rows * kBlock;
@@ -69,6 +69,11 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
       const int64_t k_share = task % shares.k, tile_share = task / shares.k;
       const int64_t b0 = blocks * k_share / shares.k, b1 = blocks * (k_share + 1) / shares.k;
       const int64_t end = std::min(grid.count(), (tile_share + 1) * own_tiles);
+      float* own_bias = bias_sums + (tile_share * blocks + b0) * kBlock;
+      std::fill(own_bias, own_bias + (b1 - b0) * kBlock, 0.0f);
+      if (grad_weight != nullptr) {
+        std::fill(sums_at(tile_share, b0, 0), sums_at(tile_share, b1, 0), 0.0f);
+      }
       for (int64_t begin = tile_share * own_tiles; begin < end; begin += group) {
         const int64_t count = std::min(group, end - begin);
         if (grad_weight != nullptr) {
@@ -96,8 +101,7 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
               store(to + i * g_plane, transformed[i / 4][i % 4]);
           }
         }
-        float* bias = bias_sums + tile_share * blocks * kBlock + b0 * kBlock;
-        for (int64_t k = 0; k < (b1 - b0) * kBlock; ++k) bias[k] += group_bias[k];
+        for (int64_t k = 0; k < (b1 - b0) * kBlock; ++k) own_bias[k] += group_bias[k];
         if (grad_weight == nullptr) continue;
         for (int point = 0; point < kWinogradPoints; ++point) {
           for (int64_t b = b0; b < b1; ++b) {

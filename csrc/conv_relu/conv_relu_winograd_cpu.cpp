@@ -13,8 +13,8 @@ template <int kVecs, typename T>
 bool forward(const ConvReluForward& a) {
   const ConvShape& shape = a.shape;
   const DensePixels<T> pixels(static_cast<const T*>(a.x), a.x_stride, shape.c, shape.h, shape.w);
-  const WinogradFilters filters = winograd_filters(static_cast<const T*>(a.weight), a.weight_stride,
-                                                   shape.c, shape.k, kVecs, a.threads);
+  const WinogradFilters filters(static_cast<const T*>(a.weight), a.weight_stride, shape.c, shape.k,
+                                kVecs, a.threads);
   const T* bias = static_cast<const T*>(a.bias);
   T* out = static_cast<T*>(a.out);
   const TileGrid grid{shape.n, (shape.p + 1) / 2, (shape.q + 1) / 2};

@@ -18,8 +18,8 @@ template <int kVecs, typename T>
 bool forward(const ConvReluMaxpoolForward& a) {
   const ConvShape& shape = a.shape;
   const DensePixels<T> pixels(static_cast<const T*>(a.x), a.x_stride, shape.c, shape.h, shape.w);
-  const WinogradFilters filters = winograd_filters(static_cast<const T*>(a.weight), a.weight_stride,
-                                                   shape.c, shape.k, kVecs, a.threads);
+  const WinogradFilters filters(static_cast<const T*>(a.weight), a.weight_stride, shape.c, shape.k,
+                                kVecs, a.threads);
   const T* bias = static_cast<const T*>(a.bias);
   const TileGrid grid{shape.n, shape.pp, shape.pq};
   const auto write = [&](const Tile& tile, int64_t k, const Vec(&y)[2][2], int lanes) {
