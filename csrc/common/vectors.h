@@ -142,10 +142,32 @@ FASTMODEL_INLINE Vec square_root(Vec v) {
 #endif
 }
 
+// All lanes combined in halves: a chain over them would wait for each step in turn.
+template <typename Combine>
+FASTMODEL_INLINE float fold(Vec v, const Combine& combine) {
+#if defined(__AVX512F__)
+  v = combine(v, Vec(_mm512_maskz_shuffle_f32x4(0xFFFF, __m512(v), __m512(v), 0x4E)));
+  v = combine(v, Vec(_mm512_maskz_shuffle_f32x4(0xFFFF, __m512(v), __m512(v), 0xB1)));
+  v = combine(v, Vec(_mm512_maskz_permute_ps(0xFFFF, __m512(v), 0x4E)));
+  v = combine(v, Vec(_mm512_maskz_permute_ps(0xFFFF, __m512(v), 0xB1)));
+#elif defined(__AVX2__)
+  v = combine(v, Vec(_mm256_permute2f128_ps(__m256(v), __m256(v), 0x01)));
+  v = combine(v, Vec(_mm256_permute_ps(__m256(v), 0x4E)));
+  v = combine(v, Vec(_mm256_permute_ps(__m256(v), 0xB1)));
+#else
+  v = combine(v, Vec{v[2], v[3], v[0], v[1]});
+  v = combine(v, Vec{v[1], v[0], v[3], v[2]});
+#endif
+  return v[0];
+}
+
 FASTMODEL_INLINE float sum(Vec v) {
-  float total = 0.0f;
-  for (int i = 0; i < kLanes; ++i) total += v[i];
-  return total;
+  return fold(v, [](Vec a, Vec b) { return a + b; });
+}
+
+// Of a vector without NaN.
+FASTMODEL_INLINE float highest_lane(Vec v) {
+  return fold(v, [](Vec a, Vec b) { return a > b ? a : b; });
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
 // cross_entropy on the CPU: softmax and log-likelihood in one, rows over threads.
 //
 // Bytes: forward reads the logits once (a running maximum over chunks that stay in L1, each then
-// summed from there), backward reads them once and writes their gradient. About 20 FLOPs an element
-// for exp, so float32 logits beyond the caches are bound by memory. Label smoothing and
-// probabilities go over the row once more, out of L2 up to some 256k classes.
+// summed from there), backward reads them once and writes their gradient. Forward that leaves the
+// gradient behind reads once and writes once: the second look at a row finds it in L2, up to some
+// 256k classes. About 20 FLOPs an element for exp, so float32 logits beyond the caches are bound by
+// memory. Label smoothing and probabilities go over the row once more, out of L2 likewise.
 // The running maximum with its rescaled sum is the online softmax of Milakov and Gimelshein (2018),
 // by chunks instead of elements.
 #include <cmath>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "common/exp.h"
+#include "common/huge_pages.h"
 #include "common/threads.h"
 #include "cross_entropy/cross_entropy.h"
 
@@ -39,13 +41,16 @@ FASTMODEL_INLINE void for_each_vector(int64_t n, const Body& body) {
   if (i < n) body(i, static_cast<int>(n - i));
 }
 
+FASTMODEL_INLINE IVec lane_numbers() {
+  IVec lane;
+  FASTMODEL_UNROLL
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  return lane;
+}
+
 // The first n lanes of v; `fill` in the others.
 FASTMODEL_INLINE Vec keep_first(Vec v, int n, float fill) {
-  if (n >= kLanes) return v;
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int i = n; i < kLanes; ++i) lanes[i] = fill;
-  return load(lanes);
+  return n >= kLanes ? v : lane_numbers() < n ? v : broadcast(fill);
 }
 
 struct RowStats {
@@ -67,8 +72,7 @@ RowStats row_stats(const T* x, int64_t classes) {
       const Vec v = keep_first(load_first(chunk + i, lanes), lanes, -kInfinity);
       best = v > best ? v : best;
     });
-    float chunk_max = max;
-    for (int i = 0; i < kLanes; ++i) chunk_max = best[i] > chunk_max ? best[i] : chunk_max;
+    const float chunk_max = highest_lane(best);
     if (chunk_max > max) {
       if (total != 0.0f) total *= exp(broadcast(max - chunk_max))[0];
       max = chunk_max;
@@ -137,6 +141,15 @@ struct Typed {
   }
   float weight_of(int64_t c) const { return weight == nullptr ? 1.0f : to_float(weight[c]); }
 
+  // What a class index (rather than probabilities) gives its class.
+  float hot(int64_t c) const { return share.scale * weight_of(c); }
+
+  // sum_c q[c] where the target is a class index, but for what `hot` gives.
+  float smoothed() const {
+    if (problem.index == nullptr || share.offset == 0.0f) return 0.0f;
+    return sum_of_q<T>(weight, nullptr, share, problem.classes);
+  }
+
   // The first row whose class index is neither a class nor ignore_index, or -1.
   int64_t row_at_fault() const {
     if (problem.index == nullptr) return -1;
@@ -147,10 +160,63 @@ struct Typed {
     return -1;
   }
 
+  // What the mean divides by.
+  double divisor() const {
+    if (problem.index == nullptr)
+      return static_cast<double>(problem.classes > 0 ? problem.rows : 0);
+    double total = 0.0;
+    for (int64_t row = 0; row < problem.rows; ++row) {
+      if (!is_ignored(row)) total += weight_of(problem.index[row]);
+    }
+    return total;
+  }
+
   const CrossEntropyProblem& problem;
   const T *x, *t, *weight;
   Share share;
 };
+
+template <typename T>
+float row_loss(const Typed<T>& d, int64_t row, RowStats stats) {
+  if (d.is_ignored(row)) return 0.0f;
+  const int64_t classes = d.problem.classes;
+  const T* x = d.x + row * classes;
+  const T* t = d.t == nullptr ? nullptr : d.t + row * classes;
+  float loss = 0.0f;
+  if (d.share.offset > 0.0f || t != nullptr) {
+    loss = -dot_with_log_p(x, d.weight, t, d.share, stats, classes);
+  }
+  if (t == nullptr) {
+    const int64_t c = d.problem.index[row];
+    loss -= d.hot(c) * ((to_float(x[c]) - stats.max) - stats.log_sum);
+  }
+  return loss;
+}
+
+// out = s times the gradient of the row's loss by its logits; `smoothed` as Typed has it.
+template <typename T>
+void row_gradient(const Typed<T>& d, int64_t row, RowStats stats, float s, float smoothed, T* out) {
+  const int64_t classes = d.problem.classes;
+  if (d.is_ignored(row)) {
+    // As PyTorch, whose softmax is multiplied by 0 here: NaN where the row has no softmax.
+    const Vec v = broadcast(std::isfinite(stats.max + stats.log_sum) ? 0.0f : kNaN);
+    for_each_vector(classes, [&](int64_t i, int lanes) { store_first(out + i, v, lanes); });
+    return;
+  }
+  const T* x = d.x + row * classes;
+  const T* t = d.t == nullptr ? nullptr : d.t + row * classes;
+  const int64_t c = t == nullptr ? d.problem.index[row] : -1;
+  const float hot = t == nullptr ? d.hot(c) : 0.0f;
+  const float q_sum = t == nullptr ? smoothed + hot : sum_of_q(d.weight, t, d.share, classes);
+  for_each_vector(classes, [&](int64_t i, int lanes) {
+    const Vec p = exp((load_first(x + i, lanes) - stats.max) - stats.log_sum);
+    Vec q = q_of(d.weight, t, d.share, i, lanes);
+    if (i <= c && c < i + kLanes) {
+      q += lane_numbers() == static_cast<int32_t>(c - i) ? broadcast(hot) : Vec{};
+    }
+    store_first(out + i, s * (p * q_sum - q), lanes);
+  });
+}
 
 template <typename T>
 void forward(const CrossEntropyForward& a) {
@@ -160,49 +226,38 @@ void forward(const CrossEntropyForward& a) {
   if (*a.row_at_fault >= 0) return;
 
   T* loss = static_cast<T*>(a.loss);
-  float *max = a.stats, *log_sum = a.stats + rows, *divisor = a.stats + 2 * rows;
+  T* grad_x = static_cast<T*>(a.grad_x);
+  advise_huge_pages(grad_x, rows * classes * sizeof(T));
+  const double divisor = d.divisor();
+  const bool is_mean = a.problem.reduction == Reduction::kMean;
+  const float scale = is_mean ? static_cast<float>(1.0 / divisor) : 1.0f;
+  const float smoothed = grad_x == nullptr ? 0.0f : d.smoothed();
   const int threads = threads_for(a.problem);
-  std::vector<double> losses(threads), weights(threads);
+  std::vector<double> losses(threads);
   parallel_for(rows, threads, [&](int64_t begin, int64_t end, int share) {
-    double loss_sum = 0.0, weight_sum = 0.0;
+    double total = 0.0;
     for (int64_t row = begin; row < end; ++row) {
-      const T* x = d.x + row * classes;
-      const T* t = d.t == nullptr ? nullptr : d.t + row * classes;
-      const RowStats stats = row_stats(x, classes);
-      max[row] = stats.max;
-      log_sum[row] = stats.log_sum;
-
-      float row_loss = 0.0f;
-      if (!d.is_ignored(row)) {
-        if (d.share.offset > 0.0f || t != nullptr) {
-          row_loss = -dot_with_log_p(x, d.weight, t, d.share, stats, classes);
-        }
-        if (t == nullptr) {
-          const int64_t c = a.problem.index[row];
-          const float log_p = (to_float(x[c]) - stats.max) - stats.log_sum;
-          row_loss -= d.share.scale * d.weight_of(c) * log_p;
-          weight_sum += d.weight_of(c);
-        }
+      const RowStats stats = row_stats(d.x + row * classes, classes);
+      if (a.stats != nullptr) {
+        a.stats[row] = stats.max;
+        a.stats[rows + row] = stats.log_sum;
       }
-      if (a.problem.reduction == Reduction::kNone) from_float(row_loss, loss + row);
-      loss_sum += row_loss;
+      const float own = row_loss(d, row, stats);
+      if (a.problem.reduction == Reduction::kNone) from_float(own, loss + row);
+      total += own;
+      if (grad_x != nullptr) {
+        row_gradient(d, row, stats, scale, smoothed, grad_x + row * classes);
+      }
     }
-    losses[share] = loss_sum;
-    weights[share] = weight_sum;
+    losses[share] = total;
   });
 
-  double loss_sum = 0.0, weight_sum = 0.0;
-  for (int share = 0; share < threads; ++share) {
-    loss_sum += losses[share];
-    weight_sum += weights[share];
-  }
-  const double divided_by =
-      d.t == nullptr ? weight_sum : static_cast<double>(classes > 0 ? rows : 0);
-  *divisor = static_cast<float>(divided_by);
+  if (a.stats != nullptr) a.stats[2 * rows] = static_cast<float>(divisor);
   if (a.problem.reduction == Reduction::kNone) return;
+  double total = 0.0;
+  for (const double own : losses) total += own;
   // 0 / 0 is NaN: the mean over no rows, as PyTorch has it.
-  if (a.problem.reduction == Reduction::kMean) loss_sum /= divided_by;
-  from_float(static_cast<float>(loss_sum), loss);
+  from_float(static_cast<float>(is_mean ? total / divisor : total), loss);
 }
 
 template <typename T>
@@ -215,46 +270,20 @@ void backward(const CrossEntropyBackward& a) {
   const T* grad = static_cast<const T*>(a.grad);
   T* grad_x = static_cast<T*>(a.grad_x);
   T* grad_t = static_cast<T*>(a.grad_probability);
-  const float *max = a.stats, *log_sum = a.stats + rows, divisor = a.stats[2 * rows];
+  advise_huge_pages(grad_x, rows * classes * sizeof(T));
   const bool is_per_row = a.problem.reduction == Reduction::kNone;
-  const float scale = a.problem.reduction == Reduction::kMean ? to_float(*grad) / divisor
-                      : is_per_row                            ? 0.0f
-                                                              : to_float(*grad);
-  const bool has_index = d.t == nullptr;
-  const float smoothed =
-      has_index && d.share.offset > 0.0f ? sum_of_q<T>(d.weight, nullptr, d.share, classes) : 0.0f;
-
+  const float divisor = a.problem.reduction == Reduction::kMean ? a.stats[2 * rows] : 1.0f;
+  const float scale = is_per_row ? 0.0f : to_float(*grad) / divisor;
+  const float smoothed = d.smoothed();
   parallel_for(rows, threads_for(a.problem), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
-      const T* x = d.x + row * classes;
-      const T* t = has_index ? nullptr : d.t + row * classes;
-      const RowStats stats{max[row], log_sum[row]};
-      if (d.is_ignored(row)) {
-        // As PyTorch, whose softmax is multiplied by 0 here: NaN where the row has no softmax.
-        const Vec v = broadcast(std::isfinite(stats.max + stats.log_sum) ? 0.0f : kNaN);
-        for_each_vector(classes, [&](int64_t i, int lanes) {
-          store_first(grad_x + row * classes + i, v, lanes);
-        });
-        continue;
-      }
+      const RowStats stats{a.stats[row], a.stats[rows + row]};
       const float s = is_per_row ? to_float(grad[row]) : scale;
-      const int64_t c = has_index ? a.problem.index[row] : 0;
-      const float hot = has_index ? d.share.scale * d.weight_of(c) : 0.0f;
-      const float q_sum = has_index ? smoothed + hot : sum_of_q(d.weight, t, d.share, classes);
-
       if (grad_x != nullptr) {
-        T* out = grad_x + row * classes;
-        for_each_vector(classes, [&](int64_t i, int lanes) {
-          const Vec p = exp((load_first(x + i, lanes) - stats.max) - stats.log_sum);
-          store_first(out + i, s * (p * q_sum - q_of(d.weight, t, d.share, i, lanes)), lanes);
-        });
-        if (has_index) {
-          const float p = exp(broadcast((to_float(x[c]) - stats.max) - stats.log_sum))[0];
-          const float q = hot + d.share.offset * d.weight_of(c);
-          from_float(s * (p * q_sum - q), out + c);
-        }
+        row_gradient(d, row, stats, s, smoothed, grad_x + row * classes);
       }
       if (grad_t != nullptr) {
+        const T* x = d.x + row * classes;
         T* out = grad_t + row * classes;
         for_each_vector(classes, [&](int64_t i, int lanes) {
           const Vec log_p = (load_first(x + i, lanes) - stats.max) - stats.log_sum;

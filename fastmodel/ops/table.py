@@ -137,6 +137,8 @@ ROWS: tuple[Row, ...] = (
     _reference("cross_entropy", "forward"),
     _native("cross_entropy", "backward", "native_kernel:one_dtype_and_no_weight_gradient"),
     _reference("cross_entropy", "backward"),
+    _native("cross_entropy", "training", "native_kernel:one_dtype"),
+    _reference("cross_entropy", "training"),
     _native("linear_relu", "forward", worth="worth:forward"),
     _library("linear_relu", "forward"),
     _reference("linear_relu", "forward"),

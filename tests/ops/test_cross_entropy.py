@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from support import op_checks
 from support.op_checks import OpUnderTest
 from torch import nn
@@ -19,6 +20,7 @@ OP = OpUnderTest(
 )
 BACKENDS = [*op_checks.backends(OP.name), None]
 BY_NAME = {case.name: case for case in CASES}
+INDEX = torch.tensor([0, 1, 4])
 
 
 def arguments(x, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
@@ -124,6 +126,113 @@ def test_weights_that_are_zero(backend):
         for reduction in ("none", "mean", "sum"):
             args = arguments(torch.randn(3, 3), torch.tensor([0, 1, 2]), weight, -100, reduction)
             op_checks.check_special_values(OP, args, backend)
+
+
+SCALARS = [
+    case
+    for case in OP.test_cases
+    if case.make(torch.float32)[6] != "none" and not case.name.startswith("empty")
+]
+
+
+def logits_gradient(call, args, grad=None, **options):
+    loss = call(*args)
+    grad = torch.ones_like(loss) if grad is None else grad.to(loss.dtype)
+    return torch.autograd.grad(loss, args[0], grad, **options)[0]
+
+
+@pytest.mark.parametrize("dtype", op_checks.DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+@pytest.mark.parametrize("case", SCALARS, ids=str)
+def test_every_backward_of_one_graph_is_right(case, backend, dtype):
+    """The first takes what forward left behind, the others start again; none sees what became of another."""
+    if backend is not None and not op_checks.serves(OP.name, backend, dtype):
+        pytest.skip(f"{backend} has no {dtype} kernel of {OP.name}")
+    x, *rest = case.make(dtype)
+    x.requires_grad_()
+    wide = tuple(
+        a.detach().double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+        for a in (x, *rest)
+    )
+    wide[0].requires_grad_()
+    grad = torch.tensor(-1.75)
+    expected = logits_gradient(OP.plain, wide, grad)
+    with fm.use_backend(backend):
+        loss = OP.face(x, *rest)
+        assert loss.grad_fn.name() == "_CrossEntropyBackward"
+        for _ in range(3):
+            grad_x = torch.autograd.grad(loss, x, grad.to(dtype), retain_graph=True)[0]
+            op_checks.assert_close(grad_x, expected, dtype, case.depth, str(case))
+            grad_x.fill_(torch.nan)
+
+
+def test_a_second_backward_needs_the_graph_retained():
+    x = torch.randn(3, 5, requires_grad=True)
+    loss = OP.face(x, INDEX)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_logits_may_change_after_forward():
+    """As with PyTorch's; where the gradient is to be made again from them, autograd notices."""
+    x = torch.randn(3, 5, requires_grad=True)
+    expected = logits_gradient(OP.plain, (x, INDEX))
+    logits = x * 1
+    loss = OP.face(logits, INDEX)
+    logits.detach().zero_()
+    torch.testing.assert_close(torch.autograd.grad(loss, x, retain_graph=True)[0], expected)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_leaves_accumulate_losses():
+    x = torch.randn(3, 5, requires_grad=True)
+    twin = x.detach().clone().requires_grad_()
+    for call, leaf in ((OP.face, x), (OP.plain, twin)):
+        for _ in range(2):
+            call(leaf, INDEX).backward()
+        (call(leaf, INDEX) + 2 * call(leaf, INDEX, None, None, -100, None, "sum")).backward()
+    torch.testing.assert_close(x.grad, twin.grad)
+
+
+def test_nothing_is_kept_without_a_gradient():
+    x = torch.randn(3, 5, requires_grad=True)
+    with torch.no_grad():
+        assert OP.face(x, INDEX).grad_fn is None
+    with torch.inference_mode():
+        assert OP.face(x, INDEX).grad_fn is None
+    assert OP.face(x.detach(), INDEX).grad_fn is None
+
+
+def test_a_batch_of_gradients():
+    x = torch.randn(3, 5, requires_grad=True)
+    grads = torch.tensor([1.0, -2.0, 0.5])
+    found = logits_gradient(OP.face, (x, INDEX), grads, is_grads_batched=True)
+    expected = logits_gradient(OP.plain, (x, INDEX), grads, is_grads_batched=True)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_under_checkpointing(use_reentrant):
+    x = torch.randn(3, 5, requires_grad=True)
+    loss = torch.utils.checkpoint.checkpoint(
+        lambda x: OP.face(x * 2, INDEX), x, use_reentrant=use_reentrant
+    )
+    (found,) = torch.autograd.grad(loss, x) if not use_reentrant else (None,)
+    if use_reentrant:
+        loss.backward()
+        found = x.grad
+    twin = x.detach().requires_grad_()
+    torch.testing.assert_close(found, logits_gradient(lambda x: OP.plain(x * 2, INDEX), (twin,)))
+
+
+def test_the_first_derivative_stays_in_a_graph_that_wants_the_second():
+    x = torch.randn(3, 5, requires_grad=True)
+    for call in (OP.face, OP.plain):
+        (first,) = torch.autograd.grad(call(x, INDEX), x, create_graph=True)
+        assert first.requires_grad
+    op_checks.check_mixed_second_derivative(OP, arguments(x.detach(), INDEX), None)
 
 
 @pytest.mark.parametrize("name", ["probability-all", "image-probability"])
@@ -270,9 +379,6 @@ def test_module_is_a_cross_entropy_loss():
     for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
         assert twin(x, target) == fused(x, target)
     assert fm.nn.CrossEntropyLoss.from_torch(nn.CrossEntropyLoss()).weight is None
-
-
-INDEX = torch.tensor([0, 1, 4])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import _reduction
 
 from fastmodel.errors import InputError
-from fastmodel.ops import checks, eager, register
+from fastmodel.ops import checks, dispatch, eager, register
 from fastmodel.ops.cross_entropy import reference
 
 _REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
@@ -71,6 +71,53 @@ register.autograd(_forward, _setup_context, _derivative)
 _call_forward = eager.forward(_forward, _setup_context, _derivative)
 register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward, torch.float32)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Forward and backward in one pass over the logits, for a loss that is a scalar.
+
+    Forward leaves the gradient behind for an incoming gradient of 1. The first backward hands that tensor
+    over, times the incoming gradient; any later one, and one that is to be differentiated, starts from x.
+    So x may change in place after forward, as it may in PyTorch, whose own keeps its softmax.
+    """
+
+    @staticmethod
+    def forward(ctx, *args):
+        loss, ctx.gradient = dispatch.run("cross_entropy", "training", *args)
+        x, target, weight, *ctx.options = args
+        ctx.save_for_backward(x, target, weight)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad):
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None or torch.is_grad_enabled() or not _is_a_number(grad):
+            gradient = _gradient_again(ctx, grad)
+        elif not grad.is_cpu or grad.item() != 1.0:
+            gradient.mul_(grad)
+        return gradient, None, None, None, None, None
+
+
+def _is_a_number(grad: Tensor) -> bool:
+    """Has it a value (and not one for each of a `vmap`, nor the stand-in of some tracer)?"""
+    functorch = torch._C._functorch
+    return (
+        type(grad) is Tensor
+        and functorch.peek_interpreter_stack() is None
+        and not functorch.is_legacy_batchedtensor(grad)
+    )
+
+
+def _gradient_again(ctx, grad: Tensor) -> Tensor:
+    x, target, weight = ctx.saved_tensors
+    with torch.no_grad():
+        _, stats = _forward(x, target, weight, *ctx.options)
+    return _backward(grad, x, target, weight, stats, *ctx.options, [True, False, False])[0]
+
+
+# Past the Python half of `Function.apply`, which only serves transforms: plain calls run under none.
+_loss_and_gradient = super(torch.autograd.Function, _CrossEntropy).apply
+
 # No FLOP formula: PyTorch's counter counts none for its cross-entropy, so none are counted for ours.
 
 
@@ -121,12 +168,37 @@ def cross_entropy(
             f"cross_entropy: label_smoothing must be between 0.0 and 1.0, it is {label_smoothing}"
         )
     target = _checked_target(input, target, weight, ignore_index)
-    code = _REDUCTIONS[reduction]
-    return _call_forward(input, target, weight, ignore_index, code, label_smoothing)[0]
+    args = (input, target, weight, ignore_index, _REDUCTIONS[reduction], label_smoothing)
+    if _is_for_one_pass(*args):
+        return _loss_and_gradient(*args)
+    return _call_forward(*args)[0]
+
+
+def _is_for_one_pass(x: Tensor, target: Tensor, weight: Tensor | None, *options) -> bool:
+    """Is a scalar's gradient by the logits alone wanted, in plain eager mode?"""
+    return (
+        x.requires_grad
+        and options[1] != reference.NONE
+        and torch.is_grad_enabled()
+        and not target.requires_grad
+        and (weight is None or not weight.requires_grad)
+        and eager._is_plain((x, target, weight))
+        and not eager._wants_tangents()
+    )
 
 
 def _checked_target(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
     """The target as the op takes it: probabilities as they are, or int64 class indices."""
+    if (
+        weight is None
+        and target.dtype is torch.int64
+        and target.dim() == 1
+        and x.dim() == 2
+        and x.shape[0] == target.shape[0]
+        and x.is_floating_point()
+        and x.device == target.device
+    ):
+        return target  # the usual call, seen to be good at once
     if x.dim() == 0:
         raise InputError("cross_entropy: input has no dimensions; pass (C,), (N, C) or (N, C, ...)")
     checks.floating("cross_entropy", "input", x)

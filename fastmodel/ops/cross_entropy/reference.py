@@ -129,6 +129,26 @@ def _divisor(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
     return (weight[target.where(counted, 0)] * counted).sum()
 
 
+def training(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: int,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    """Loss and its gradient by x, for the reductions that give a scalar.
+
+    Raises:
+        TargetIndexError: as forward.
+    """
+    options = (ignore_index, reduction, label_smoothing)
+    loss, stats = forward(x, target, weight, *options)
+    grad = torch.ones_like(loss)
+    grad_x, _, _ = backward(grad, x, target, weight, stats, *options, [True, False, False])
+    return loss, grad_x
+
+
 def backward(
     grad: Tensor,
     x: Tensor,
