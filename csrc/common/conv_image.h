@@ -111,11 +111,16 @@ class ImageWriter {
     return !is_wanted() || is_direct_ ? 0 : shape_.padded_h() * shape_.padded_w() * shape_.c;
   }
 
-  float* begin(int64_t n, float* scratch) const {
-    float* image = scratch;
+  // The padded image n as it is.
+  float* target(int64_t n, float* scratch) const {
     if constexpr (std::is_same<T, float>::value) {
-      if (is_direct_) image = x_ + n * stride_.d0;
+      if (is_direct_) return x_ + n * stride_.d0;
     }
+    return scratch;
+  }
+
+  float* begin(int64_t n, float* scratch) const {
+    float* image = target(n, scratch);
     std::fill(image, image + shape_.padded_h() * shape_.padded_w() * shape_.c, 0.0f);
     return image;
   }

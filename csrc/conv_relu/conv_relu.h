@@ -1,7 +1,8 @@
 // conv_relu: out = relu(conv(x, weight) + bias).
 //
 // out and its gradient have channels innermost, (N, P, Q, K); x, weight and their gradients any
-// strides. In the shape, the pool is 1 x 1.
+// strides; for the depthwise kernels (K == C, weight (C, 1, R, S)) x and its gradient have channels
+// innermost too. In the shape, the pool is 1 x 1.
 #pragma once
 
 #include "common/capability.h"
@@ -39,10 +40,12 @@ struct ConvReluBackward {
   DType dtype;
   int threads;
   bool* is_finite = nullptr;  // set by the Winograd kernels: was all that they wrote finite?
+  // As out, or null: the masked gradient, for somebody else to compute grad_x from.
+  void* masked = nullptr;
 };
 
-// For a backward whose products are somebody else's: masks the gradient and sums the bias gradient
-// in one pass. All are (rows, channels), row-major.
+// For a backward whose products are all somebody else's: masks the gradient and sums the bias
+// gradient in one pass. All are (rows, channels), row-major.
 struct ConvReluMask {
   const void* grad;
   const void* out;
@@ -55,6 +58,8 @@ struct ConvReluMask {
 
 FASTMODEL_CPU_KERNEL(conv_relu_forward_cpu, ConvReluForward)
 FASTMODEL_CPU_KERNEL(conv_relu_backward_cpu, ConvReluBackward)
+FASTMODEL_CPU_KERNEL(conv_relu_depthwise_forward_cpu, ConvReluForward)
+FASTMODEL_CPU_KERNEL(conv_relu_depthwise_backward_cpu, ConvReluBackward)
 FASTMODEL_CPU_KERNEL(conv_relu_winograd_forward_cpu, ConvReluForward)
 FASTMODEL_CPU_KERNEL(conv_relu_winograd_backward_cpu, ConvReluBackward)
 FASTMODEL_CPU_KERNEL(conv_relu_mask_cpu, ConvReluMask)

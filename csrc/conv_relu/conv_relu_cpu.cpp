@@ -1,11 +1,10 @@
-// conv_relu on the CPU: direct convolution with ReLU in its epilogue; backward over the live
-// pixels.
+// conv_relu on the CPU: direct convolution with ReLU in its epilogue; backward with the mask on its
+// way into L1 (common/conv_dense_backward.h).
 //
 // Forward computes a few neighbouring pixels of a row x a block of output channels in registers.
-// Backward treats every pixel as a pool window of one (common/conv_backward.h).
 //
 // FLOPs forward: 2 * N * P * Q * K * C * R * S. Bytes: x once, weight once, out once.
-#include "common/conv_backward.h"
+#include "common/conv_dense_backward.h"
 #include "common/conv_forward.h"
 #include "common/relu_mask.h"
 #include "conv_relu/conv_relu.h"
@@ -77,21 +76,19 @@ void forward_of(const ConvReluForward& a) {
 
 template <typename T>
 void backward(const ConvReluBackward& a) {
-  const int64_t plane = a.shape.p * a.shape.q * a.shape.k;
-  const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(a.threads, a.shape.n));
-  const std::unique_ptr<uint8_t[]> slots(new uint8_t[plane * a.shape.n]);
-  const T* out = static_cast<const T*>(a.out);
-  const ConvGradients<T> wanted{static_cast<T*>(a.grad_x), a.grad_x_stride,
-                                static_cast<T*>(a.grad_weight), a.grad_weight_stride,
-                                static_cast<T*>(a.grad_bias)};
-  conv_gradients(static_cast<const T*>(a.x), a.x_stride, static_cast<const T*>(a.weight),
-                 a.weight_stride, a.shape, wanted, static_cast<int>(shares),
-                 [&](int64_t n, const float* image, float* grad_x, LiveGradients* gradients) {
-                   uint8_t* slot = slots.get() + n * plane;
-                   const T* y = out + n * plane;
-                   for (int64_t i = 0; i < plane; ++i) slot[i] = to_float(y[i]) <= 0.0f;
-                   gradients->add(image, static_cast<const T*>(a.grad) + n * plane, slot, grad_x);
-                 });
+  const DenseGradients<T> wanted{static_cast<const T*>(a.grad),
+                                 static_cast<const T*>(a.out),
+                                 static_cast<const T*>(a.x),
+                                 a.x_stride,
+                                 static_cast<const T*>(a.weight),
+                                 a.weight_stride,
+                                 static_cast<T*>(a.masked),
+                                 static_cast<T*>(a.grad_x),
+                                 a.grad_x_stride,
+                                 static_cast<T*>(a.grad_weight),
+                                 a.grad_weight_stride,
+                                 static_cast<T*>(a.grad_bias)};
+  dense_backward(wanted, a.shape, a.threads);
 }
 
 template <typename T>

@@ -186,6 +186,11 @@ def native_sizes(
     )
 
 
+def is_depthwise(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Has every channel a filter of its own?"""
+    return groups == x.shape[1] == weight.shape[0] and groups > 1
+
+
 def native_condition(x: Tensor, weight: Tensor, padding: Pair, groups: int) -> str | None:
     """Why the native convolutions do not take these tensors, or None if they do."""
     if groups != 1:

@@ -96,6 +96,12 @@ def _winograd(op: str, pass_: str) -> Row:
     return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check, worth)
 
 
+def _depthwise(op: str, pass_: str) -> Row:
+    """The native kernels for filters that each see one channel of their own."""
+    kernel, check = f"native_kernel:{pass_}_depthwise", "native_kernel:depthwise_condition"
+    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check)
+
+
 def _library(op: str, pass_: str, condition: str | None = None) -> Row:
     """PyTorch's products with our epilogue in one pass, on the CPU."""
     kernel = f"native_kernel:{pass_}_library"
@@ -117,10 +123,12 @@ def _step(op: str) -> tuple[Row, ...]:
 
 ROWS: tuple[Row, ...] = (
     *_step("adam"),
+    _depthwise("conv_relu", "forward"),
     _winograd("conv_relu", "forward"),
     _native("conv_relu", "forward", "native_kernel:forward_condition", "worth:forward"),
     _library("conv_relu", "forward"),
     _reference("conv_relu", "forward"),
+    _depthwise("conv_relu", "backward"),
     _winograd("conv_relu", "backward"),
     _native("conv_relu", "backward", "native_kernel:backward_condition", "worth:backward"),
     _library("conv_relu", "backward"),

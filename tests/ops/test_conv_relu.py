@@ -72,6 +72,18 @@ def test_nan_and_infinity(backend, format):
     torch.testing.assert_close(out, plain(x, weight, None, *GEOMETRY), equal_nan=True)
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
+def test_depthwise_nan_layouts_and_strides(backend, format):
+    """As the tests of any convolution above: a NaN in one channel stays in it."""
+    geometry = ((1, 2), (1, 1), (1, 1), 5)
+    x = torch.randn(2, 5, 7, 8).contiguous(memory_format=format)
+    weight = torch.randn(5, 1, 3, 3)
+    op_checks.check_any_strides(OP, (x, weight, torch.randn(5), *geometry), backend, depth=56)
+    x[0, 1, 2, 2], x[1, 3, 5, 5] = math.nan, math.inf
+    op_checks.check_special_values(OP, (x, weight, torch.full((5,), 100.0), *geometry), backend)
+
+
 @pytest.mark.parametrize("forward", BACKENDS, ids=str)
 @pytest.mark.parametrize("backward", BACKENDS, ids=str)
 def test_passes_of_different_backends_combine(forward, backward):
@@ -88,7 +100,7 @@ def test_passes_of_different_backends_combine(forward, backward):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
-@pytest.mark.parametrize("case", ["padded", "first-layer"])
+@pytest.mark.parametrize("case", ["padded", "first-layer", "kernel-1x1", "depthwise-strided"])
 def test_thread_counts(case, backend, threads):
     """As many threads as images, more, fewer."""
     op_checks.check_thread_counts(OP, BY_NAME[case], backend, threads)

@@ -1,7 +1,7 @@
 """Host wrappers of csrc/conv_relu.
 
-`cpu` rows are the fused kernels. `library` rows leave the convolution and its gradients to PyTorch; backward
-masks the gradient and sums the bias gradient in one pass of its own, over channels_last.
+`cpu`, `winograd` and `depthwise` kernels are fused. `library` ones leave the convolution and grad_x to
+PyTorch; their backward masks the gradient and sums those of weight and bias in one pass over channels_last.
 """
 
 from __future__ import annotations
@@ -26,6 +26,14 @@ def backward_condition(grad, x, weight, out, stride, padding, dilation, groups, 
     return conv.native_condition(x, weight, padding, groups)
 
 
+def depthwise_condition(*args):
+    """Why the depthwise kernels do not take this call, forward or backward, or None."""
+    is_forward = len(args) == 7
+    x, weight = args[:2] if is_forward else args[1:3]
+    groups = args[6] if is_forward else args[7]
+    return None if conv.is_depthwise(x, weight, groups) else "groups of more than one channel"
+
+
 def winograd_condition(*args):
     """Why the Winograd kernels do not take this call, forward or backward, or None."""
     is_forward = len(args) == 7
@@ -37,6 +45,14 @@ def forward_cpu(x, weight, bias, stride, padding, dilation, groups):
     """As reference.forward."""
     sizes = _sizes(x, weight, stride, padding, dilation)
     out, _ = _forward(native().conv_relu_forward_cpu, sizes, x, weight, bias)
+    return out.contiguous(memory_format=conv.memory_format(x, weight))
+
+
+def forward_depthwise(x, weight, bias, stride, padding, dilation, groups):
+    """As reference.forward."""
+    sizes = _sizes(x, weight, stride, padding, dilation)
+    rows = x.contiguous(memory_format=torch.channels_last)
+    out, _ = _forward(native().conv_relu_depthwise_forward_cpu, sizes, rows, weight, bias)
     return out.contiguous(memory_format=conv.memory_format(x, weight))
 
 
@@ -73,6 +89,15 @@ def backward_cpu(grad, x, weight, out, stride, padding, dilation, groups, wanted
     """As reference.backward."""
     sizes = _sizes(x, weight, stride, padding, dilation)
     return _backward(native().conv_relu_backward_cpu, sizes, grad, x, weight, out, wanted)[0]
+
+
+def backward_depthwise(grad, x, weight, out, stride, padding, dilation, groups, wanted):
+    """As reference.backward."""
+    sizes = _sizes(x, weight, stride, padding, dilation)
+    rows = x.contiguous(memory_format=torch.channels_last)
+    kernel = native().conv_relu_depthwise_backward_cpu
+    found, _ = _backward(kernel, sizes, grad, rows, weight, out, wanted)
+    return (conv.laid_out_like(found[0], x) if wanted[0] else found[0], *found[1:])
 
 
 def backward_winograd(grad, x, weight, out, stride, padding, dilation, groups, wanted):
@@ -132,24 +157,51 @@ def backward_library(
         # One pass over (pixels, channels) would cost two changes of layout.
         return reference.backward(grad, x, weight, out, stride, padding, dilation, groups, wanted)
     grad = grad.contiguous(memory_format=torch.channels_last)
+    if groups != 1 or not wanted[1]:
+        masked, grad_bias = _masked(grad, out, wanted[2])
+        products = [wanted[0], wanted[1], False]
+        grad_x, grad_weight, _ = conv.dense_backward(
+            masked, x, weight, stride, padding, dilation, groups, products
+        )
+        return grad_x, grad_weight, grad_bias
+    grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, [False, *wanted[1:]])
+    masked = torch.empty_like(grad if wanted[0] else grad_x)
+    native().conv_relu_weight_gradient_cpu(
+        _sizes(x, weight, stride, padding, dilation),
+        address(grad),
+        address(out),
+        address(x),
+        x.stride(),
+        address(masked) if wanted[0] else 0,
+        address(grad_weight),
+        grad_weight.stride(),
+        address(grad_bias) if wanted[2] else 0,
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    if wanted[0]:
+        grad_x, _, _ = conv.dense_backward(
+            masked, x, weight, stride, padding, dilation, groups, [True, False, False]
+        )
+    return grad_x, grad_weight, grad_bias
+
+
+def _masked(grad: Tensor, out: Tensor, wants_bias: bool) -> tuple[Tensor, Tensor]:
+    """grad where out is alive, and its sum over pixels; both are channels_last."""
     masked = torch.empty_like(grad)
-    channels = weight.shape[0]
-    grad_bias = grad.new_empty(channels if wanted[2] else 0)
+    channels = grad.shape[1]
+    grad_bias = grad.new_empty(channels if wants_bias else 0)
     native().conv_relu_mask_cpu(
         address(grad),
         address(out),
         address(masked),
-        address(grad_bias) if wanted[2] else 0,
+        address(grad_bias) if wants_bias else 0,
         grad.numel() // max(channels, 1),
         channels,
-        DTYPE_CODES[x.dtype],
+        DTYPE_CODES[grad.dtype],
         threads(),
     )
-    products = [wanted[0], wanted[1], False]
-    grad_x, grad_weight, _ = conv.dense_backward(
-        masked, x, weight, stride, padding, dilation, groups, products
-    )
-    return grad_x, grad_weight, grad_bias
+    return masked, grad_bias
 
 
 def _sizes(x, weight, stride, padding, dilation):

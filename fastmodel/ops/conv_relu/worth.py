@@ -1,31 +1,44 @@
 """Where the fused kernels of conv_relu win, for automatic choice.
 
 Bounds: float32 against the library row, 2 cores with AVX-512 (AMD EPYC 9005),
-benchmarks/results/ops-epyc-2core.json: forward 1.01x at 64 channels of 56 x 56, 0.86x at 32 of 13 x 13,
-0.92x at 256 of 14 x 14; backward 1.2x at 32 to 64 channels of 13 x 13, 0.94x at 64 to 64.
+benchmarks/results/conv-relu-epyc-2core.json.
+Forward: oneDNN's products are at the ceiling, but ReLU is a pass of its own over the output (oneDNN's own
+epilogue loses NaN): the fused one gains where there is much output beside few terms, at 3 to 64 channels
+of 224 x 224 or 32 to 64 of 112 x 112; at 64 x 9 terms it is level.
+Backward: grad_x is added up in memory, R * S times an element for every 64 output channels; oneDNN keeps
+it in registers but needs the masked gradient written: fused 1.2x at 64 to 64 channels of 56 x 56, level at
+128 to 128 of 28 x 28; with 1 x 1 filters 1.04x at 256 to 512 channels of 14 x 14, 0.95x at 512 to 512.
+Depthwise kernels are always worth it.
 """
 
 from __future__ import annotations
 
+import math
+
 from fastmodel.ops import conv
 
-LEAST_FORWARD_PATCH, MOST_FORWARD_PATCH = 384, 1024
-MOST_BACKWARD_FILTERS = 24 * 1024
+MOST_FORWARD_PATCH, LEAST_FORWARD_OUTPUT = 384, 2**20
+MOST_BACKWARD_WEIGHT, MOST_BACKWARD_POINTWISE_WEIGHT = 48 * 1024, 160 * 1024
 
 
 def forward(x, weight, bias, stride, padding, dilation, groups):
     """None where the fused forward is the faster one, else the reason."""
     if weight.shape[1:].numel() > MOST_FORWARD_PATCH:
-        return "filters are too large for the cache"
-    if weight.shape[1:].numel() < LEAST_FORWARD_PATCH:
-        return "filters are too small to pay for packing them"
+        return "the product outweighs ReLU's pass, and oneDNN's is faster"
+    p, q = conv.conv_output_size(x, weight, stride, padding, dilation)
+    if x.shape[0] * weight.shape[0] * p * q < LEAST_FORWARD_OUTPUT:
+        return "ReLU's pass over the output stays in cache"
     return None
 
 
 def backward(grad, x, weight, out, stride, padding, dilation, groups, wanted):
     """None where the fused backward is the faster one, else the reason."""
-    if weight.numel() > MOST_BACKWARD_FILTERS:
-        return "half of the pixels carry a gradient: a dense product is faster"
+    if not wanted[0]:
+        return None
+    is_pointwise = math.prod(weight.shape[2:]) == 1
+    most = MOST_BACKWARD_POINTWISE_WEIGHT if is_pointwise else MOST_BACKWARD_WEIGHT
+    if weight.numel() > most:
+        return "adding grad_x up in memory costs more than the masked gradient's way there"
     return None
 
 
