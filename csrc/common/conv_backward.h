@@ -115,13 +115,18 @@ class LiveGradients {
     window_offset_.push_back(0);  // of a dead window, whose pair is never read
     const int64_t row_pairs = std::max<int64_t>(1, shape.k * shape.pq);
     band_rows_ = std::min(shape.pp, std::max<int64_t>(1, kBandPairs / row_pairs));
-    channel_pairs_.resize(band_rows_ * row_pairs);
-    channel_count_.resize(shape.k);
-    pixel_pairs_.resize((shape.window() + 1) * shape.k);
-    pixel_count_.resize(shape.window() + 1);
-    // Room for all, so that nothing is allocated within the parallel region.
-    band_pairs_.reserve(band_rows_ * row_pairs);
-    pixel_lists_.reserve(band_rows_ * shape.pq * shape.window());
+    // Room for all, so that nothing is allocated within the parallel region; left unwritten, so
+    // that the thread that uses it is the first to touch it.
+    if (grad_weight != nullptr && !by_taps_) {
+      channel_pairs_.reset(new LivePair[band_rows_ * row_pairs]);
+      channel_count_.resize(shape.k);
+    }
+    if (packed_weight != nullptr) {
+      pixel_pairs_.resize((shape.window() + 1) * shape.k);
+      pixel_count_.resize(shape.window() + 1);
+      band_pairs_.reserve(band_rows_ * row_pairs);
+      pixel_lists_.reserve(band_rows_ * shape.pq * shape.window());
+    }
     if (by_taps_) {
       for (const int64_t offset : runs_.offset) {
         for (int64_t e = 0; e < runs_.length; ++e) tap_offset_.push_back(offset + e);
@@ -337,7 +342,8 @@ class LiveGradients {
   bool by_taps_;
   int64_t band_rows_;
   std::vector<int64_t> packed_run_, window_offset_, tap_offset_;
-  std::vector<LivePair> channel_pairs_, pixel_pairs_, band_pairs_;
+  std::unique_ptr<LivePair[]> channel_pairs_;
+  std::vector<LivePair> pixel_pairs_, band_pairs_;
   std::vector<PixelList> pixel_lists_;
   std::vector<int32_t> channel_count_, pixel_count_;
   std::vector<float> tap_sums_;  // [tap][K filled up]

@@ -20,6 +20,7 @@ from torch._C import (
     _len_torch_dispatch_stack,
 )
 from torch._C._autograd import _profiler_enabled
+from torch._C._functorch import is_functorch_wrapped_tensor as _is_functorch_wrapped_tensor
 from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
 from torch.nn import Parameter
 
@@ -53,6 +54,8 @@ def forward(
     # argument has its cost in PyTorch's wrapping.
     members = {"forward": staticmethod(run), "backward": staticmethod(run_backward)}
     direct: Any = type(name, (torch.autograd.Function,), members)
+    # Beneath `Function.apply`, whose Python part serves the transforms that a plain call has none of.
+    apply = super(torch.autograd.Function, direct).apply
 
     def call(*args):
         leading = args[:tensors]
@@ -64,7 +67,7 @@ def forward(
             for value in leading:
                 if value is not None and value.requires_grad:
                     options = args[tensors:]
-                    return direct.apply(*leading, *([options] if options else []))
+                    return apply(*leading, *([options] if options else []))
         return dispatch.run(name, "forward", *args)
 
     return call
@@ -122,7 +125,7 @@ def _is_plain(tensors: tuple) -> bool:
     for tensor in tensors:
         kind = type(tensor)
         if kind is Tensor or kind is Parameter:
-            if tensor.is_neg():
+            if tensor.is_neg() or _is_functorch_wrapped_tensor(tensor):
                 return False
         elif tensor is not None:
             return False

@@ -185,3 +185,17 @@ def test_a_subclass_stays_one(name, position):
     out = FACES[name](*tagged)
     assert type(out) is Tagged
     torch.testing.assert_close(out.as_subclass(torch.Tensor), FACES[name](*args))
+
+
+@everywhere
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("is_grad_enabled", [False, True])
+def test_a_tensor_that_outlived_its_transform(name, position, is_grad_enabled):
+    """Its type says plain tensor, its memory is another tensor's."""
+    args = inputs(name)
+    kept = []
+    torch.func.grad(lambda t: kept.append(t * 1) or t.sum())(args[position])
+    left = [*args[:position], kept[0], *args[position + 1 :]]
+    with torch.set_grad_enabled(is_grad_enabled):
+        args[0 if position else 1].requires_grad_(is_grad_enabled)
+        torch.testing.assert_close(FACES[name](*left), FACES[name](*args))
