@@ -20,6 +20,7 @@ from fastmodel.harness.workloads import (
     registry,
 )
 from fastmodel.harness.workloads.mnist_cnn import MnistCnn
+from fastmodel.harness.workloads.protocol import take
 
 
 def numbered(count: int) -> Split:
@@ -269,3 +270,23 @@ def test_a_file_that_does_not_import_is_said(tmp_path):
 )
 def test_reports_have_a_folder_of_their_own(name, folder):
     assert registry.folder_name(name) == folder
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        torch.randint(0, 10, (9,)),
+        torch.randn(9, 4),
+        torch.randn(9, 3, 5, 4),
+        torch.randn(9, 3, 5, 4).contiguous(memory_format=torch.channels_last),
+        torch.randn(9, 1, 5, 4).contiguous(memory_format=torch.channels_last),
+        torch.randn(9, 3, 5, 8)[..., ::2],
+        torch.randn(3, 9, 5, 4).transpose(0, 1),
+    ],
+    ids=["flat", "rows", "images", "channels_last", "grey", "strided", "transposed"],
+)
+def test_taking_samples_is_indexing(samples):
+    index = torch.tensor([7, 0, 3, 3, 8])
+    taken, expected = take(samples, index), samples[index]
+    assert torch.equal(taken, expected)
+    assert taken.stride() == expected.stride()

@@ -107,8 +107,19 @@ def epoch_batches(
     for index in order.split(batch_size):
         if drop_last and len(index) < batch_size:
             return
-        # Indexing, unlike index_select, keeps the inputs' memory format.
-        yield split.inputs[index], split.targets[index]
+        yield take(split.inputs, index), take(split.targets, index)
+
+
+def take(samples: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """samples[index], in the memory format of `samples`.
+
+    index_select gathers 64 images of MNIST in 5 us where indexing takes 37, but knows one format alone.
+    """
+    if samples.is_contiguous():
+        return samples.index_select(0, index)
+    if samples.dim() == 4 and samples.is_contiguous(memory_format=torch.channels_last):
+        return samples.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    return samples[index]
 
 
 def endless_batches(
