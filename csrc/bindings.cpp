@@ -9,6 +9,7 @@ void bind_ceilings(pybind11::module_& module);
 void bind_conv_relu(pybind11::module_& module);
 void bind_conv_relu_maxpool(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
+void bind_grad_norm(pybind11::module_& module);
 void bind_linear_relu(pybind11::module_& module);
 void bind_sgd(pybind11::module_& module);
 void bind_tensor_table(pybind11::module_& module);
@@ -26,6 +27,7 @@ PYBIND11_MODULE(_C, module) {
   fastmodel::bind_conv_relu(module);
   fastmodel::bind_conv_relu_maxpool(module);
   fastmodel::bind_cross_entropy(module);
+  fastmodel::bind_grad_norm(module);
   fastmodel::bind_linear_relu(module);
   fastmodel::bind_sgd(module);
 #if defined(FASTMODEL_SANITIZE)

@@ -45,6 +45,25 @@ FASTMODEL_INLINE Vec broadcast(float value) {
 #endif
 }
 
+// 16 bits to 32, zeros above; and the lower 16 of 32. GCC 12 takes conversions of 512 bits apart.
+FASTMODEL_INLINE IVec widen(HalfBits bits) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<IVec>(
+      _mm512_maskz_cvtepu16_epi32(0xFFFF, reinterpret_cast<__m256i>(bits)));
+#else
+  return __builtin_convertvector(bits, IVec);
+#endif
+}
+
+FASTMODEL_INLINE HalfBits narrow(IVec v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<HalfBits>(
+      _mm512_maskz_cvtepi32_epi16(0xFFFF, reinterpret_cast<__m512i>(v)));
+#else
+  return __builtin_convertvector(v, HalfBits);
+#endif
+}
+
 FASTMODEL_INLINE Vec load(const float* p) {
   Vec v;
   std::memcpy(&v, p, sizeof(v));
@@ -54,7 +73,7 @@ FASTMODEL_INLINE Vec load(const float* p) {
 FASTMODEL_INLINE Vec load(const BFloat16* p) {
   HalfBits bits;
   std::memcpy(&bits, p, sizeof(bits));
-  const IVec wide = __builtin_convertvector(bits, IVec) << 16;
+  const IVec wide = widen(bits) << 16;
   Vec v;
   std::memcpy(&v, &wide, sizeof(v));
   return v;
@@ -68,7 +87,7 @@ FASTMODEL_INLINE void store(BFloat16* p, Vec v) {
   const IVec rounded = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16;
   const IVec is_nan = v != v;
   const IVec chosen = (is_nan & 0x7FC0) | (~is_nan & rounded);
-  const HalfBits bits = __builtin_convertvector(chosen, HalfBits);
+  const HalfBits bits = narrow(chosen);
   std::memcpy(p, &bits, sizeof(bits));
 }
 

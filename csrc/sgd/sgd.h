@@ -1,8 +1,9 @@
-// sgd: one step of SGD over a list of parameters, in place. Per element (d = grad_factor * g, and
+// sgd: one step of SGD over parameter groups, in place. Per element (d = grad_factor * g, and
 // d += weight_decay * p where that is not 0):
 //   without momentum:  p = p - lr * d
 //   with it:           b = is_first ? d : momentum * b + (1 - dampening) * d
 //                      p = p - lr * (nesterov ? d + momentum * b : b)
+// Where gradients are scaled, g = g * grad_unscale comes first and is kept.
 #pragma once
 
 #include <vector>
@@ -12,12 +13,18 @@
 
 namespace fastmodel {
 
-struct SgdStep {
+struct SgdGroup {
   // Columns param, grad and, with momentum, b.
-  const TensorTable& tensors;
-  const std::vector<bool>& are_first;  // a parameter each: b holds nothing yet
-  double lr, momentum, dampening, weight_decay, grad_factor;
+  TensorTablePtr tensors;
+  std::vector<bool> are_first;  // a parameter each, with momentum: b holds nothing yet
+  double lr, momentum, dampening, weight_decay;
   bool is_nesterov;
+  double grad_unscale;  // 1 leaves the gradients unwritten
+  double grad_factor;
+};
+
+struct SgdStep {
+  const std::vector<SgdGroup>& groups;
   int threads;
 };
 

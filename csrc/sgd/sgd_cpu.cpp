@@ -2,7 +2,8 @@
 // once.
 //
 // Bytes a parameter in float32: read p, g and write p: 12; with momentum read and write b too: 20;
-// bfloat16 half of that. FLOPs: 2 to 8: bandwidth is the floor.
+// scaled gradients, which are unscaled in place, 4 more; bfloat16 half of that. FLOPs: 2 to 8:
+// bandwidth is the floor.
 #include "common/tensor_list.h"
 #include "common/vectors.h"
 #include "sgd/sgd.h"
@@ -10,13 +11,17 @@
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
-template <typename T, bool kMomentum, bool kDecay>
-void update(const SgdStep& a, size_t t, int64_t begin, int64_t end) {
-  const auto& columns = a.tensors.columns;
+template <typename T, bool kMomentum>
+void update(const SgdGroup& a, size_t t, int64_t begin, int64_t end) {
+  const auto& columns = a.tensors->columns;
   T* p = static_cast<T*>(columns[0][t]);
-  const T* g = static_cast<const T*>(columns[1][t]);
+  T* g = static_cast<T*>(columns[1][t]);
   T* b = kMomentum ? static_cast<T*>(columns[2][t]) : nullptr;
+  const bool is_scaled = a.grad_unscale != 1.0;
+  const float grad_unscale = static_cast<float>(a.grad_unscale);
   const float grad_factor = static_cast<float>(a.grad_factor);
+  // A factor of 0 is left out rather than multiplied: 0 * inf is NaN.
+  const bool is_decay = a.weight_decay != 0.0;
   const float weight_decay = static_cast<float>(a.weight_decay);
   const float lr = static_cast<float>(a.lr);
   const float momentum = static_cast<float>(a.momentum);
@@ -25,8 +30,13 @@ void update(const SgdStep& a, size_t t, int64_t begin, int64_t end) {
 
   const auto lanes = [&](int64_t i, int n) __attribute__((always_inline)) {
     const Vec param = load_first(p + i, n);
-    Vec direction = load_first(g + i, n) * grad_factor;
-    if (kDecay) direction += param * weight_decay;
+    Vec direction = load_first(g + i, n);
+    if (is_scaled) {
+      direction *= grad_unscale;
+      store_first(g + i, direction, n);
+    }
+    direction *= grad_factor;
+    if (is_decay) direction += param * weight_decay;
     if (kMomentum) {
       const Vec buffer =
           is_first ? direction : load_first(b + i, n) * momentum + direction * undamped;
@@ -40,28 +50,27 @@ void update(const SgdStep& a, size_t t, int64_t begin, int64_t end) {
   if (i < end) lanes(i, static_cast<int>(end - i));
 }
 
-template <typename T, bool kMomentum, bool kDecay>
-void step(const SgdStep& a) {
-  for_each_share(a.tensors, sizeof(T), a.threads, [&](size_t t, int64_t begin, int64_t end) {
-    update<T, kMomentum, kDecay>(a, t, begin, end);
-  });
-}
+using Update = void (*)(const SgdGroup&, size_t, int64_t, int64_t);
 
 template <typename T>
-void step(const SgdStep& a) {
-  // A factor of 0 is left out rather than multiplied: 0 * inf is NaN.
-  const bool is_decay = a.weight_decay != 0.0;
-  if (a.momentum != 0.0) {
-    is_decay ? step<T, true, true>(a) : step<T, true, false>(a);
-  } else {
-    is_decay ? step<T, false, true>(a) : step<T, false, false>(a);
-  }
+Update update_of(bool has_momentum) {
+  return has_momentum ? update<T, true> : update<T, false>;
 }
 
 }  // namespace
 
 void sgd_step_cpu(const SgdStep& args) {
-  args.tensors.dtype == DType::kFloat32 ? step<float>(args) : step<BFloat16>(args);
+  std::vector<const TensorTable*> tables;
+  std::vector<Update> updates;
+  for (const SgdGroup& group : args.groups) {
+    const bool has_momentum = group.momentum != 0.0;
+    tables.push_back(group.tensors.get());
+    updates.push_back(group.tensors->dtype == DType::kFloat32 ? update_of<float>(has_momentum)
+                                                              : update_of<BFloat16>(has_momentum));
+  }
+  for_each_share(tables, args.threads, [&](uint32_t g, uint32_t t, int64_t begin, int64_t end) {
+    updates[g](args.groups[g], t, begin, end);
+  });
 }
 
 }  // namespace fastmodel::FASTMODEL_CAPABILITY

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastmodel.ops import tensor_table
@@ -19,6 +20,10 @@ class Batch:
     grads: list[Tensor]
     states: list[dict[str, Any]]
     """Of each parameter, as `torch.optim` lays it out; empty where the optimizer keeps none."""
+    ordinals: list[int]
+    """Of each parameter, its place among all of its optimizer."""
+    state_dtype: torch.dtype | None = None
+    """Of the state entries that are shaped like the parameter; None for the parameter's own."""
     refusal: str | None = None
     """Why a kernel of ours does not take the batch; None if it does."""
     table: tensor_table.Table | None = None
@@ -29,18 +34,17 @@ class Batch:
     found_inf: Tensor | None = None
     """As `GradScaler` leaves them on the optimizer for `fused=True`."""
 
+    @property
+    def is_left_out(self) -> bool:
+        """Does `found_inf` say to leave the step out?"""
+        return self.found_inf is not None and bool(self.found_inf.item())
+
     def column(self, key: str) -> list[Any]:
         """One entry of every parameter's state."""
         return [state[key] for state in self.states]
 
-    def unscale(self) -> bool:
-        """Apply `grad_scale` to the gradients in place, as PyTorch's fused step does.
-
-        Returns:
-            False if `found_inf` says to leave the step out; nothing is written then.
-        """
-        if self.found_inf is not None and self.found_inf.item():
-            return False
+    def unscale(self) -> None:
+        """Divide the gradients by `grad_scale` in place, as PyTorch's fused step does."""
         if self.grad_scale is not None:
             scale = self.grad_scale.item()
             self.grads = [
@@ -48,12 +52,15 @@ class Batch:
                 for grad in self.grads
             ]
         self.grad_scale = self.found_inf = None
-        return True
 
-    def grad_factor(self) -> float:
-        """What a kernel multiplies the gradients by: the clip, negated to maximize."""
+    def grad_factors(self) -> dict[str, float]:
+        """What a native kernel multiplies the gradients by: to keep them so, and then for itself alone."""
+        scale = 1.0 if self.grad_scale is None else self.grad_scale.item()
         clip = 1.0 if self.clip is None else self.clip.item()
-        return -clip if self.group["maximize"] else clip
+        return {
+            "grad_unscale": 1.0 / scale,
+            "grad_factor": -clip if self.group["maximize"] else clip,
+        }
 
     def clipped_grads(self) -> list[Tensor]:
         """The gradients times the clip; `.grad` itself is left as it is."""

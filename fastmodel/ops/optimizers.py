@@ -1,15 +1,18 @@
 """What the drop-in optimizers share: one step, from the parameters' gradients to the chosen kernels.
 
 A step gathers each parameter group into batches of tensors that one kernel takes together, chooses the
-kernel of every batch through the kernel table, and only then writes. Tensors are looked at anew in every
-step (`.data` and `.grad` may have been reassigned since); nothing of them is kept between steps.
+kernel of every batch through the kernel table, and only then writes. Consecutive batches of one kernel, over
+all groups, are one call of it. Tensors are looked at anew in every step (`.data` and `.grad` may have been
+reassigned since); nothing of them is kept between steps.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from fastmodel import env
 from fastmodel.errors import InputError
 from fastmodel.ops import dispatch, tensor_table
 from fastmodel.ops.batch import Batch
+from fastmodel.ops.native import threads
 
 _IMPLEMENTATIONS = "foreach=, or fused=False, asks for one of PyTorch's own implementations"
 
@@ -42,16 +46,18 @@ class FusedStep(torch.optim.Optimizer):
 
     _op: str
     """The op's name in the kernel table."""
+    _has_steps: bool
+    """Does each state hold a step count?"""
     max_grad_norm: float | None
+    state_dtype: torch.dtype | None = None
+    """Of the state entries that are shaped like the parameter; None for the parameter's own."""
 
-    def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
-        """The state of each parameter, made where it is missing."""
+    def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The entries of a state that are shaped like the parameter."""
         raise NotImplementedError
 
-    def _columns(
-        self, group: dict[str, Any], states: list[dict[str, Any]]
-    ) -> tuple[list[list[Tensor | None]], list[Tensor]]:
-        """The entries of `states` that are shaped like the parameters; and the step counts, if any."""
+    def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
+        """The state of each parameter, made where it is missing; empty where there are no keys."""
         raise NotImplementedError
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -86,72 +92,125 @@ class FusedStep(torch.optim.Optimizer):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            batches = [batch for group in self.param_groups for batch in self._batches(group)]
+            batches = self._all_batches()
             kernels = [
                 dispatch.choose(self._op, "step", batch.params[0], batch) for batch in batches
             ]
             if self.max_grad_norm is not None and batches:
-                self._clip(batches)
-            for kernel, batch in zip(kernels, batches, strict=True):
-                kernel(batch.params[0], batch)
+                self._clip(batches, self.max_grad_norm)
+            served = zip(kernels, batches, strict=True)
+            for kernel, run in itertools.groupby(served, key=itemgetter(0)):
+                kernel([batch for _, batch in run])
         return loss
 
-    def _batches(self, group: dict[str, Any]) -> list[Batch]:
-        params, grads = [], []
-        for param in group["params"]:
+    def _all_batches(self) -> list[Batch]:
+        batches, ordinal = [], 0
+        for group in self.param_groups:
+            batches += self._batches(group, ordinal)
+            ordinal += len(group["params"])
+        return batches
+
+    def _batches(self, group: dict[str, Any], first_ordinal: int) -> list[Batch]:
+        scale = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        refusal = _options_refusal(group, scale != (None, None)) or env.native_missing()
+        is_for_native = refusal is None and dispatch.requested() not in ("library", "reference")
+        keys = self._keys(group)
+        if is_for_native and not self._must_check(group):
+            found = tensor_table.read_group(
+                group["params"], self.state, keys, self._has_steps, first_ordinal, self.state_dtype
+            )
+            if found is not None:
+                table, params, grads, states, ordinals = found
+                if not params:
+                    return []
+                return [
+                    Batch(
+                        group,
+                        params,
+                        grads,
+                        states,
+                        ordinals,
+                        self.state_dtype,
+                        None,
+                        table,
+                        None,
+                        *scale,
+                    )
+                ]
+        ordinals, params, grads = [], [], []
+        for ordinal, param in enumerate(group["params"], first_ordinal):
             grad = param.grad
             if grad is not None:
+                ordinals.append(ordinal)
                 params.append(param)
                 grads.append(grad)
         if not params:
             return []
         states = self._states(group, params)
-        scale = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        whole = Batch(group, params, grads, states, None, None, None, *scale)
-        whole.refusal = _options_refusal(group, scale != (None, None)) or env.native_missing()
-        if whole.refusal is None and dispatch.requested() not in ("library", "reference"):
-            columns, steps = self._columns(group, states)
-            whole.table = tensor_table.read([params, grads, *columns], steps)
-            if whole.table is None:
-                return self._split(whole, columns, steps)
-        elif any(grad.is_sparse for grad in grads):
+        whole = Batch(
+            group, params, grads, states, ordinals, self.state_dtype, refusal, None, None, *scale
+        )
+        if is_for_native:
+            return self._flat_or_split(whole, keys)
+        if any(grad.is_sparse for grad in grads):
             self._check_group(group)
         return [whole]
 
-    def _split(
-        self, whole: Batch, columns: list[list[Tensor | None]], steps: list[Tensor]
-    ) -> list[Batch]:
-        """Part what a native kernel takes, after staging, from what goes to PyTorch's step."""
+    def _must_check(self, group: dict[str, Any]) -> bool:
+        """Does PyTorch check this group anew in its next step?"""
+        return False
+
+    def _flat_or_split(self, whole: Batch, keys: tuple[str, ...]) -> list[Batch]:
+        """Give the batch its table, or part what needs staging from what goes to PyTorch's step."""
+        columns = [[state.get(key) for state in whole.states] for key in keys]
+        steps = whole.column("step") if self._has_steps else []
+        whole.table = tensor_table.read(
+            [whole.params, whole.grads, *columns], steps, whole.ordinals, self.state_dtype
+        )
+        if whole.table is not None:
+            return [whole]
         if any(grad.is_sparse for grad in whole.grads):
             self._check_group(whole.group)
         batches: dict[tuple, Batch] = {}
         for i, (param, grad, *entries) in enumerate(
             zip(whole.params, whole.grads, *columns, strict=True)
         ):
-            refusal = tensor_table.refusal(param, grad, entries, steps[i] if steps else None)
+            step = steps[i] if steps else None
+            refusal = tensor_table.refusal(param, grad, entries, step, self.state_dtype)
             key = (param.device, param.dtype, refusal)
             if key not in batches:
-                batches[key] = replace(whole, params=[], grads=[], states=[], refusal=refusal)
+                batches[key] = replace(
+                    whole, params=[], grads=[], states=[], ordinals=[], refusal=refusal
+                )
             batches[key].params.append(param)
             batches[key].grads.append(grad)
+            batches[key].ordinals.append(whole.ordinals[i])
             if whole.states:
                 batches[key].states.append(whole.states[i])
         return list(batches.values())
 
-    def _clip(self, batches: list[Batch]) -> None:
-        """Give every batch the factor of `torch.nn.utils.clip_grad_norm_`."""
-        assert self.max_grad_norm is not None
-        grads = [grad for batch in batches for grad in batch.grads]
-        norm = torch.nn.utils.get_total_norm(grads)
+    @staticmethod
+    def _clip(batches: list[Batch], max_grad_norm: float) -> None:
+        """Give every batch the factor of `torch.nn.utils.clip_grad_norm_`.
+
+        Gradients in tables are summed in float64, in one sweep; the others by PyTorch.
+        """
+        tables = [batch.table for batch in batches if batch.table is not None]
+        others = [grad for batch in batches if batch.table is None for grad in batch.grads]
+        norm = torch.nn.utils.get_total_norm(others)
+        if tables:
+            square_sum = env.native().grad_square_sum_cpu(tables, threads())
+            norm = torch.tensor(math.sqrt(square_sum + norm.item() ** 2), dtype=torch.float64)
         scale = batches[0].grad_scale
         if scale is not None:
             norm = norm / scale.to(norm.device)
-        clip = torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0)
+        clip = torch.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
         for batch in batches:
             batch.clip = clip
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "max_grad_norm": self.max_grad_norm}
+        own = {"max_grad_norm": self.max_grad_norm, "state_dtype": self.state_dtype}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -112,17 +112,18 @@ def _reference(op: str, pass_: str) -> Row:
     return Row(op, pass_, "reference", f"reference:{pass_}", evidence="the definition")
 
 
-def _step(op: str) -> tuple[Row, ...]:
+def _step(op: str, library_condition: str | None = None) -> tuple[Row, ...]:
     """An optimizer's rows; its library row is PyTorch's for-loop, foreach or fused step."""
+    served = "serves what no kernel takes"
     return (
         _native(op, "step", "native_kernel:refusal"),
-        Row(op, "step", "library", "library:step", evidence="serves what no kernel takes"),
+        Row(op, "step", "library", "library:step", condition=library_condition, evidence=served),
         _reference(op, "step"),
     )
 
 
 ROWS: tuple[Row, ...] = (
-    *_step("adam"),
+    *_step("adam", "library:refusal"),
     _depthwise("conv_relu", "forward"),
     _winograd("conv_relu", "forward"),
     _native("conv_relu", "forward", "native_kernel:forward_condition", "worth:forward"),

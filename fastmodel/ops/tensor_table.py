@@ -1,13 +1,15 @@
-"""Tensors as native optimizer kernels take them: flat memory of one layout, dtype and device.
+"""Tensors as the optimizer kernels take them: flat memory of one layout, dtype and device.
 
-A kernel runs over memory, so a parameter, its gradient and its state must have one dense layout. `read`
-looks at whole lists and says whether they have; `refusal` says why one parameter's tensors never can be
-taken; `Staging` makes flat stand-ins for tensors whose layouts merely differ.
+A kernel runs over memory, so a parameter, its gradient and its state must have one dense layout. `read_group`
+looks at a whole parameter group, `read` at lists of tensors, and both say whether they have; `refusal` says
+why one parameter's tensors never can be taken; `Staging` makes flat stand-ins for tensors whose layouts
+merely differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -21,30 +23,75 @@ Table: TypeAlias = Any
 
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 _EXCHANGE_API = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-_is_neg = torch.Tensor.is_neg
 
 
-def read(columns: Sequence[list], steps: list[Tensor]) -> Table | None:
+@functools.cache
+def _reader() -> Any:
+    return native().TensorReader(_EXCHANGE_API, _PLAIN_TYPES, torch.Tensor.is_neg)
+
+
+def _code(dtype: torch.dtype | None) -> int | None:
+    return None if dtype is None else DTYPE_CODES[dtype]
+
+
+def read_group(
+    params: list[Tensor],
+    states: Mapping[Tensor, dict[str, Any]],
+    keys: tuple[str, ...],
+    has_steps: bool,
+    first_ordinal: int,
+    state_dtype: torch.dtype | None,
+) -> tuple[Table, list[Tensor], list[Tensor], list[dict[str, Any]], list[int]] | None:
+    """The table of a group's parameters that have a gradient, in one walk of native code.
+
+    Args:
+        params: the group's.
+        states: of all parameters, as the optimizer holds them; left alone where there are no keys.
+        keys: the entries of a state that are shaped like the parameter.
+        has_steps: does each state hold a step count, too?
+        first_ordinal: place of the group's first parameter among all of the optimizer.
+        state_dtype: of the entries; None for the parameter's own.
+
+    Returns:
+        The table and the parameters, gradients, states and ordinals that it holds. None if a state or entry
+        is missing, or unless every row is flat as it stands, see `read`.
+    """
+    if _EXCHANGE_API is None:
+        return None
+    return _reader().read_group(params, states, keys, has_steps, first_ordinal, _code(state_dtype))
+
+
+def read(
+    columns: Sequence[list],
+    steps: list[Tensor],
+    ordinals: Sequence[int],
+    state_dtype: torch.dtype | None,
+) -> Table | None:
     """The table of these tensors: columns params, grads and state entries, and the step counts.
 
     Returns:
         None unless every row is flat as it stands: plain tensors on the CPU, of one dtype that kernels take
-        over all rows, of the layout of their parameter, which is dense; step counts float32 on the CPU.
+        over all rows (state entries of state_dtype, if given), of the layout of their parameter, which is
+        dense; step counts float32 on the CPU.
     """
-    if any(map(_is_neg, columns[0])) or any(map(_is_neg, columns[1])):
-        return None
     if _EXCHANGE_API is None:
-        return _read_by_methods(columns, steps)
-    return native().read_tensor_table(_EXCHANGE_API, _PLAIN_TYPES, columns, steps)
+        return _read_by_methods(columns, steps, ordinals, state_dtype)
+    return _reader().read_columns(columns, steps, ordinals, _code(state_dtype))
 
 
-def _read_by_methods(columns: Sequence[list], steps: list[Tensor]) -> Table | None:
+def _read_by_methods(
+    columns: Sequence[list],
+    steps: list[Tensor],
+    ordinals: Sequence[int],
+    state_dtype: torch.dtype | None,
+) -> Table | None:
     """`read` for a PyTorch without DLPack's exchange API (before 2.10): slower, tensor by tensor."""
     for i, row in enumerate(zip(*columns, strict=True)):
+        step = steps[i] if steps else None
         is_flat = (
             all(entry is not None for entry in row)
             and row[0].dtype == columns[0][0].dtype
-            and refusal(row[0], row[1], row[2:], steps[i] if steps else None) is None
+            and refusal(row[0], row[1], row[2:], step, state_dtype) is None
             and _is_dense(row[0])
             and strides_agree(row)
         )
@@ -54,12 +101,18 @@ def _read_by_methods(columns: Sequence[list], steps: list[Tensor]) -> Table | No
         [list(map(Tensor.data_ptr, column)) for column in columns],
         list(map(Tensor.data_ptr, steps)),
         list(map(Tensor.numel, columns[0])),
+        ordinals,
         DTYPE_CODES[columns[0][0].dtype],
+        _code(state_dtype),
     )
 
 
 def refusal(
-    param: Tensor, grad: Tensor, entries: Sequence[Tensor | None], step: Tensor | None
+    param: Tensor,
+    grad: Tensor,
+    entries: Sequence[Tensor | None],
+    step: Tensor | None,
+    state_dtype: torch.dtype | None,
 ) -> str | None:
     """Why native kernels do not take these tensors of one parameter, whatever their strides; None if they do.
 
@@ -68,6 +121,7 @@ def refusal(
         grad: its gradient.
         entries: its state's tensors; None for one that the step is to make.
         step: its step count, if it has one.
+        state_dtype: of the entries; None for the parameter's own.
     """
     written = [param, *(entry for entry in entries if entry is not None)]
     for tensor in (grad, *written):
@@ -79,7 +133,9 @@ def refusal(
             )
         if tensor.is_neg():
             return "a tensor is a lazy negation"
-        if (tensor.dtype, tensor.shape) != (param.dtype, param.shape):
+        is_entry = tensor is not grad and tensor is not param
+        dtype = (is_entry and state_dtype) or param.dtype
+        if (tensor.dtype, tensor.shape) != (dtype, param.shape):
             return "a gradient or state differs from its parameter in dtype or shape"
     if any(map(is_expanded, written)):
         return "elements of a parameter or its state share memory"
@@ -128,10 +184,16 @@ class Staging:
     def __init__(self) -> None:
         self._written: list[tuple[Tensor, Tensor]] = []
 
-    def read(self, columns: Sequence[list[Tensor]], steps: list[Tensor]) -> Table:
+    def read(
+        self,
+        columns: Sequence[list[Tensor]],
+        steps: list[Tensor],
+        ordinals: Sequence[int],
+        state_dtype: torch.dtype | None,
+    ) -> Table:
         """The table of these tensors or their stand-ins; none of them is refused."""
         rows = [self._flat(*row) for row in zip(*columns, strict=True)]
-        table = read(list(map(list, zip(*rows, strict=True))), steps)
+        table = read(list(map(list, zip(*rows, strict=True))), steps, ordinals, state_dtype)
         assert table is not None
         self._alive = rows
         return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
@@ -10,13 +12,26 @@ from fastmodel.ops.batch import Batch
 from fastmodel.ops.tensor_table import strides_agree
 
 
-def step(lead: Tensor, batch: Batch) -> None:
+def refusal(lead: Tensor, batch: Batch) -> str | None:
+    """Why PyTorch's step does not take this batch; None if it does."""
+    if batch.state_dtype is not None:
+        return "PyTorch's step keeps the moments in the parameter's dtype, not in state_dtype"
+    return None
+
+
+def step(batches: Sequence[Batch]) -> None:
     """As `torch.optim.Adam.step` for these parameters."""
+    for batch in batches:
+        _step(batch)
+
+
+def _step(batch: Batch) -> None:
     group = batch.group
     fused, foreach = group["fused"], group["foreach"]
-    if fused and lead.is_cpu:
-        if not batch.unscale():
+    if fused and batch.params[0].is_cpu:
+        if batch.is_left_out:
             return
+        batch.unscale()
         # PyTorch's fused CPU step walks memory and takes no heed of strides.
         tensors = zip(
             batch.params,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastmodel.env import native
@@ -12,9 +14,9 @@ from fastmodel.ops.native import threads
 from fastmodel.ops.tensor_table import Staging
 
 
-def keys(group: dict[str, Any]) -> list[str]:
+def keys(group: dict[str, Any]) -> tuple[str, ...]:
     """The entries of the state that are shaped like the parameter, in the kernel's order."""
-    return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
+    return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
 
 def refusal(lead: Tensor, batch: Batch) -> str | None:
@@ -22,27 +24,36 @@ def refusal(lead: Tensor, batch: Batch) -> str | None:
     return batch.refusal
 
 
-def step_cpu(lead: Tensor, batch: Batch) -> None:
-    """As reference.step."""
-    if not batch.unscale():
+def step_cpu(batches: Sequence[Batch]) -> None:
+    """As reference.step, all batches in one parallel region."""
+    if batches[0].is_left_out:
         return
-    group = batch.group
-    table, staging = batch.table, None
-    if table is None:
-        staging = Staging()
-        columns = [batch.params, batch.grads, *map(batch.column, keys(group))]
-        table = staging.read(columns, batch.column("step"))
-    beta1, beta2 = group["betas"]
-    native().adam_step_cpu(
-        table,
-        float(group["lr"]),
-        float(beta1),
-        float(beta2),
-        float(group["eps"]),
-        float(group["weight_decay"]),
-        group["decoupled_weight_decay"],
-        batch.grad_factor(),
-        threads(),
-    )
-    if staging is not None:
+    groups, stagings = [], []
+    for batch in batches:
+        table = batch.table
+        if table is None:
+            batch.unscale()
+            staging = Staging()
+            columns = [batch.params, batch.grads, *map(batch.column, keys(batch.group))]
+            table = staging.read(columns, batch.column("step"), batch.ordinals, batch.state_dtype)
+            stagings.append(staging)
+        groups.append(_group(batch, table))
+    native().adam_step_cpu(groups, threads())
+    for staging in stagings:
         staging.write_back()
+
+
+def _group(batch: Batch, table: Any) -> Any:
+    group = batch.group
+    beta1, beta2 = group["betas"]
+    return native().AdamGroup(
+        table,
+        lr=float(group["lr"]),
+        beta1=float(beta1),
+        beta2=float(beta2),
+        eps=float(group["eps"]),
+        weight_decay=float(group["weight_decay"]),
+        is_decoupled=group["decoupled_weight_decay"],
+        rounding_seed=None if batch.state_dtype is None else torch.initial_seed(),
+        **batch.grad_factors(),
+    )

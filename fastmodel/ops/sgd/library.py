@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+
 from torch.optim.sgd import sgd
 
 from fastmodel.ops.batch import Batch
 from fastmodel.ops.tensor_table import strides_agree
 
 
-def step(lead: Tensor, batch: Batch) -> None:
+def step(batches: Sequence[Batch]) -> None:
     """As `torch.optim.SGD.step` for these parameters."""
+    for batch in batches:
+        _step(batch)
+
+
+def _step(batch: Batch) -> None:
     group = batch.group
     buffers = [state.get("momentum_buffer") for state in batch.states]
     fused, foreach = group["fused"], group["foreach"]
-    if fused and lead.is_cpu:
-        if not batch.unscale():
+    if fused and batch.params[0].is_cpu:
+        if batch.is_left_out:
             return
+        batch.unscale()
         # PyTorch's fused CPU step walks memory and takes no heed of strides, nor of parameters
         # whose buffer is missing beside others that have theirs.
         columns = [batch.params, batch.grads, *([buffers] if buffers else [])]

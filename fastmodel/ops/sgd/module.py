@@ -21,8 +21,9 @@ class SGD(FusedStep, torch.optim.SGD):
     Args:
         params: as in `torch.optim.SGD`, as are the others but the last.
         max_grad_norm: clip the gradients of all parameters of this optimizer together to this norm, as
-            `torch.nn.utils.clip_grad_norm_` followed by a step; None for no clipping. `.grad` is left
-            unclipped. It is no part of the state_dict: pass it again when resuming.
+            `torch.nn.utils.clip_grad_norm_` followed by a step; None for no clipping. It costs one more read
+            of the gradients; `.grad` is left unclipped. It is no part of the state_dict: pass it again when
+            resuming.
 
     Raises:
         InputError: max_grad_norm is not above 0.
@@ -30,6 +31,7 @@ class SGD(FusedStep, torch.optim.SGD):
     """
 
     _op = "sgd"
+    _has_steps = False
 
     def __init__(
         self,
@@ -60,14 +62,17 @@ class SGD(FusedStep, torch.optim.SGD):
             fused=fused,
         )
 
-    def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
-        if group["fused"] and getattr(self, "_need_device_dtype_check_for_fused", True):
-            self._check_group(group)
+    def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
         # Without momentum PyTorch leaves the state empty, and so do we.
-        return list(map(self.state.__getitem__, params)) if group["momentum"] != 0 else []
+        return ("momentum_buffer",) if group["momentum"] != 0 else ()
 
-    def _columns(self, group, states):
-        return [[state.get("momentum_buffer") for state in states]] if states else [], []
+    def _must_check(self, group: dict[str, Any]) -> bool:
+        return bool(group["fused"]) and getattr(self, "_need_device_dtype_check_for_fused", True)
+
+    def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
+        if self._must_check(group):
+            self._check_group(group)
+        return list(map(self.state.__getitem__, params)) if self._keys(group) else []
 
     def _check_group(self, group: dict[str, Any]) -> None:
         self._init_group(group, [], [], [])

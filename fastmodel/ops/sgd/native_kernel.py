@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,34 +18,40 @@ def refusal(lead: Tensor, batch: Batch) -> str | None:
     return batch.refusal
 
 
-def step_cpu(lead: Tensor, batch: Batch) -> None:
-    """As reference.step."""
-    if not batch.unscale():
+def step_cpu(batches: Sequence[Batch]) -> None:
+    """As reference.step, all batches in one parallel region."""
+    if batches[0].is_left_out:
         return
-    group = batch.group
-    has_momentum = group["momentum"] != 0
-    table, staging = batch.table, None
-    are_first = [False] * len(batch.params) if has_momentum else []
-    if table is None:
-        staging = Staging()
-        columns = [batch.params, batch.grads]
-        if has_momentum:
-            are_first = [state.get("momentum_buffer") is None for state in batch.states]
-            _make_buffers(batch)
-            columns.append(batch.column("momentum_buffer"))
-        table = staging.read(columns, [])
-    native().sgd_step_cpu(
-        table,
-        are_first,
-        float(group["lr"]),
-        float(group["momentum"]),
-        float(group["dampening"]),
-        float(group["weight_decay"]),
-        group["nesterov"],
-        batch.grad_factor(),
-        threads(),
-    )
-    if staging is not None:
+    groups, stagings = [], []
+    for batch in batches:
+        group = batch.group
+        has_momentum = group["momentum"] != 0
+        table = batch.table
+        are_first = [False] * len(batch.params) if has_momentum else []
+        if table is None:
+            batch.unscale()
+            staging = Staging()
+            columns = [batch.params, batch.grads]
+            if has_momentum:
+                are_first = [state.get("momentum_buffer") is None for state in batch.states]
+                _make_buffers(batch)
+                columns.append(batch.column("momentum_buffer"))
+            table = staging.read(columns, [], batch.ordinals, None)
+            stagings.append(staging)
+        groups.append(
+            native().SgdGroup(
+                table,
+                are_first=are_first,
+                lr=float(group["lr"]),
+                momentum=float(group["momentum"]),
+                dampening=float(group["dampening"]),
+                weight_decay=float(group["weight_decay"]),
+                is_nesterov=group["nesterov"],
+                **batch.grad_factors(),
+            )
+        )
+    native().sgd_step_cpu(groups, threads())
+    for staging in stagings:
         staging.write_back()
 
 

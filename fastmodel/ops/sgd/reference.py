@@ -9,15 +9,21 @@ Per element, with d the gradient (clipped, negated to maximize, and d += weight_
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
 
 from fastmodel.ops.batch import Batch
 
 
-def step(lead: Tensor, batch: Batch) -> None:
-    """One step of every parameter of the batch, in place; state as in `torch.optim.SGD`."""
-    if not batch.unscale():
+def step(batches: Sequence[Batch]) -> None:
+    """One step of every parameter of the batches, in place; state as in `torch.optim.SGD`."""
+    if batches[0].is_left_out:
         return
+    for batch in batches:
+        batch.unscale()
+        _step(batch)
+
+
+def _step(batch: Batch) -> None:
     group = batch.group
     lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
     for i, (param, grad) in enumerate(zip(batch.params, batch.clipped_grads(), strict=True)):
