@@ -28,6 +28,7 @@ LAYERS = (
         "fastmodel.ops.conv_case",
         "fastmodel.ops.native",
         "fastmodel.ops.parameter_lists",
+        "fastmodel.ops.stochastic_rounding",
         "fastmodel.ops.tensor_table",
     ),
     (

@@ -94,13 +94,14 @@ class FusedStep(torch.optim.Optimizer):
                     loss = closure()
             batches = self._all_batches()
             kernels = [
-                dispatch.choose(self._op, "step", batch.params[0], batch) for batch in batches
+                dispatch.choose(self._op, "step", batch.params[0], [batch]) for batch in batches
             ]
             if self.max_grad_norm is not None and batches:
                 self._clip(batches, self.max_grad_norm)
             served = zip(kernels, batches, strict=True)
-            for kernel, run in itertools.groupby(served, key=itemgetter(0)):
-                kernel([batch for _, batch in run])
+            for kernel, pairs in itertools.groupby(served, key=itemgetter(0)):
+                run = [batch for _, batch in pairs]
+                kernel(run[0].params[0], run)
         return loss
 
     def _all_batches(self) -> list[Batch]:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from support import optim_checks
-from support.optim_checks import OptimizerUnderTest
+from support import optim_clipping, optim_layouts, optim_life, optim_numbers, optimizers
+from support.optimizers import OptimizerUnderTest
 
 import fastmodel as fm
 from fastmodel.ops.sgd.cases import CASES
@@ -25,69 +25,75 @@ VARIANT = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.key
 
 
 @VARIANT
-@pytest.mark.parametrize(("case", "backend", "dtype"), optim_checks.one_step_runs("sgd", CASES))
+@pytest.mark.parametrize(("case", "backend", "dtype"), optim_numbers.one_step_runs("sgd", CASES))
 def test_one_step(case, backend, dtype, options):
-    optim_checks.check_one_step(SGD, case, options, backend, dtype)
+    optim_numbers.check_one_step(SGD, case, options, backend, dtype)
 
 
 @VARIANT
 def test_long_run(options):
-    optim_checks.check_long_run(SGD, options)
+    optim_numbers.check_long_run(SGD, options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layout", optim_checks.LAYOUTS)
+@pytest.mark.parametrize("layout", optim_layouts.LAYOUTS)
 @pytest.mark.parametrize("options", [{}, FULL], ids=["plain", "momentum"])
 def test_layout(layout, options, dtype):
-    optim_checks.check_layout(SGD, layout, options, dtype)
+    optim_layouts.check_layout(SGD, layout, options, dtype)
 
 
 @VARIANT
 def test_state_dict_both_ways(options, tmp_path):
-    optim_checks.check_state_dict_both_ways(SGD, options, tmp_path)
+    optim_life.check_state_dict_both_ways(SGD, options, tmp_path)
 
 
 @VARIANT
 def test_special_gradients(options):
-    optim_checks.check_special_gradients(SGD, options)
+    optim_numbers.check_special_gradients(SGD, options)
 
 
 @pytest.mark.parametrize("options", [{}, FULL], ids=["plain", "momentum"])
 def test_threads(options):
-    optim_checks.check_threads(SGD, next(c for c in SMALL if c.name == "share-edges"), options)
+    optim_numbers.check_threads(SGD, next(c for c in SMALL if c.name == "share-edges"), options)
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.5, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_max_grad_norm(max_grad_norm, dtype):
-    optim_checks.check_max_grad_norm(SGD, max_grad_norm, dtype)
+    optim_clipping.check_max_grad_norm(SGD, max_grad_norm, dtype)
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5])
 @pytest.mark.parametrize("is_fused", [False, True], ids=["plain", "fused"])
 def test_grad_scaler(is_fused, max_grad_norm):
-    optim_checks.check_grad_scaler(SGD, is_fused, max_grad_norm)
+    optim_clipping.check_grad_scaler(SGD, is_fused, max_grad_norm)
+
+
+def test_clip_sweep():
+    optim_clipping.check_clip_threads(SGD)
+    optim_clipping.check_clip_with_others(SGD)
+    optim_clipping.check_clip_special(SGD)
 
 
 @pytest.mark.parametrize("lr", [torch.tensor(0.05), torch.tensor([0.05])], ids=str)
 def test_tensor_options(lr):
-    optim_checks.check_tensor_options(SGD, {"lr": lr, "weight_decay": torch.tensor(0.1)})
+    optim_numbers.check_tensor_options(SGD, {"lr": lr, "weight_decay": torch.tensor(0.1)})
 
 
 @pytest.mark.parametrize(
     "check",
     [
-        optim_checks.check_resumed_across_layouts,
-        optim_checks.check_shared_memory,
-        optim_checks.check_reassigned,
-        optim_checks.check_life_of_a_loop,
-        optim_checks.check_explicit_backend_writes_nothing,
-        optim_checks.check_pytorch_implementations,
-        optim_checks.check_fused_heeds_strides,
-        optim_checks.check_differentiable,
-        optim_checks.check_negated_view,
-        optim_checks.check_compiles,
-        optim_checks.check_errors,
+        optim_layouts.check_resumed_across_layouts,
+        optim_numbers.check_shared_memory,
+        optim_life.check_reassigned,
+        optim_life.check_life_of_a_loop,
+        optim_life.check_explicit_backend_writes_nothing,
+        optim_life.check_pytorch_implementations,
+        optim_layouts.check_fused_heeds_strides,
+        optim_numbers.check_differentiable,
+        optim_numbers.check_negated_view,
+        optim_life.check_compiles,
+        optim_life.check_errors,
     ],
 )
 def test_semantics(check):
@@ -95,32 +101,32 @@ def test_semantics(check):
 
 
 def test_left_to_pytorch():
-    optim_checks.check_left_to_pytorch(SGD)
+    optim_life.check_left_to_pytorch(SGD)
 
 
 def test_without_exchange_api(monkeypatch):
-    optim_checks.check_without_exchange_api(SGD, monkeypatch)
+    optim_layouts.check_without_exchange_api(SGD, monkeypatch)
 
 
 @pytest.mark.parametrize("options", [{}, FULL], ids=["plain", "momentum"])
 def test_sparse_gradients(options):
     options = {key: value for key, value in options.items() if key != "weight_decay"}
-    params = optim_checks.parameters((4,), (6, 2))
-    twins = optim_checks.twins_of(params)
-    optimizers = [SGD.make(params, **options), SGD.plain(twins, **options)]
+    params = optimizers.parameters((4,), (6, 2))
+    twins = optimizers.twins_of(params)
+    both = [SGD.make(params, **options), SGD.plain(twins, **options)]
     for step in range(3):
-        optim_checks.give_grads(step, params, twins)
+        optimizers.give_grads(step, params, twins)
         for model in (params, twins):
             model[1].grad = model[1].grad.relu().to_sparse()
-        for optimizer in optimizers:
+        for optimizer in both:
             optimizer.step()
     assert torch.equal(params[1], twins[1])
-    optim_checks.assert_together(params, twins, 3)
+    optimizers.assert_together(params, twins, 3)
 
 
 def test_no_momentum_leaves_no_state():
-    params = optim_checks.parameters((4,))
+    params = optimizers.parameters((4,))
     optimizer = SGD.make(params)
-    optim_checks.give_grads(0, params)
+    optimizers.give_grads(0, params)
     optimizer.step()
     assert optimizer.state_dict()["state"] == {}

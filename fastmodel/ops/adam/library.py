@@ -12,14 +12,14 @@ from fastmodel.ops.batch import Batch
 from fastmodel.ops.tensor_table import strides_agree
 
 
-def refusal(lead: Tensor, batch: Batch) -> str | None:
-    """Why PyTorch's step does not take this batch; None if it does."""
-    if batch.state_dtype is not None:
+def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
+    """Why PyTorch's step does not take these batches; None if it does."""
+    if any(batch.state_dtype is not None for batch in batches):
         return "PyTorch's step keeps the moments in the parameter's dtype, not in state_dtype"
     return None
 
 
-def step(batches: Sequence[Batch]) -> None:
+def step(lead: Tensor, batches: Sequence[Batch]) -> None:
     """As `torch.optim.Adam.step` for these parameters."""
     for batch in batches:
         _step(batch)

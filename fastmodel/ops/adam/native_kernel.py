@@ -19,12 +19,12 @@ def keys(group: dict[str, Any]) -> tuple[str, ...]:
     return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
 
-def refusal(lead: Tensor, batch: Batch) -> str | None:
-    """Why the kernel does not take this batch; None if it does."""
-    return batch.refusal
+def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
+    """Why the kernel does not take these batches; None if it does."""
+    return next((batch.refusal for batch in batches if batch.refusal is not None), None)
 
 
-def step_cpu(batches: Sequence[Batch]) -> None:
+def step_cpu(lead: Tensor, batches: Sequence[Batch]) -> None:
     """As reference.step, all batches in one parallel region."""
     if batches[0].is_left_out:
         return

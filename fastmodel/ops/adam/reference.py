@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmodel.ops.adam.stochastic_rounding import random_bits, round_
 from fastmodel.ops.batch import Batch
+from fastmodel.ops.stochastic_rounding import random_bits, round_
 
 
-def step(batches: Sequence[Batch]) -> None:
+def step(lead: Tensor, batches: Sequence[Batch]) -> None:
     """One step of every parameter of the batches, in place; state as in `torch.optim.Adam`."""
     if batches[0].is_left_out:
         return

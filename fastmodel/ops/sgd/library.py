@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
 from torch.optim.sgd import sgd
 
 from fastmodel.ops.batch import Batch
 from fastmodel.ops.tensor_table import strides_agree
 
 
-def step(batches: Sequence[Batch]) -> None:
+def step(lead: Tensor, batches: Sequence[Batch]) -> None:
     """As `torch.optim.SGD.step` for these parameters."""
     for batch in batches:
         _step(batch)

@@ -13,12 +13,12 @@ from fastmodel.ops.native import threads
 from fastmodel.ops.tensor_table import Staging
 
 
-def refusal(lead: Tensor, batch: Batch) -> str | None:
-    """Why the kernel does not take this batch; None if it does."""
-    return batch.refusal
+def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
+    """Why the kernel does not take these batches; None if it does."""
+    return next((batch.refusal for batch in batches if batch.refusal is not None), None)
 
 
-def step_cpu(batches: Sequence[Batch]) -> None:
+def step_cpu(lead: Tensor, batches: Sequence[Batch]) -> None:
     """As reference.step, all batches in one parallel region."""
     if batches[0].is_left_out:
         return

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from fastmodel.ops.batch import Batch
 
 
-def step(batches: Sequence[Batch]) -> None:
+def step(lead: Tensor, batches: Sequence[Batch]) -> None:
     """One step of every parameter of the batches, in place; state as in `torch.optim.SGD`."""
     if batches[0].is_left_out:
         return
