@@ -173,6 +173,20 @@ def test_forward_mode_derivatives(name):
         torch.func.jvp(call, (weight,), (tangent,))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # PyTorch's own jvp
+@everywhere
+def test_dual_tensors_keep_their_tangents(name):
+    """No transform is on the stack here: the level alone tells. float32, which a kernel would take."""
+    x, weight, bias = inputs(name)
+    tangent = torch.randn_like(weight)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(weight, tangent)
+        found = torch.autograd.forward_ad.unpack_dual(FACES[name](x, dual, bias)).tangent
+        found = found.clone()
+    _, expected = torch.func.jvp(lambda w: FACES[name](x, w, bias), (weight,), (tangent,))
+    torch.testing.assert_close(found, expected)
+
+
 class Tagged(torch.Tensor):
     """A subclass as users write them."""
 
