@@ -249,6 +249,9 @@ class DenseShare {
       if (writer_.is_wanted()) find_grad_x(begin, rows);
       for (int64_t block = first; block < last; ++block) {
         fill_panel(begin * shape_.q, pixels, block);
+        const bool is_last = block + 1 == last;
+        expect_panel((is_last ? begin + block_rows_ : begin) * shape_.q, end * shape_.q,
+                     is_last ? first : block + 1);
         if (sums_ != nullptr) add_grad_weight(block, begin == share_begin);
         if (writer_.is_wanted()) add_grad_x(block, pixels);
       }
@@ -263,6 +266,8 @@ class DenseShare {
   }
 
  private:
+  static constexpr int64_t kPrefetchPixels = 8;
+
   void find_strips(int64_t begin, int64_t rows) {
     const int64_t span = (shape_.r - 1) * shape_.dilation_h + 1;
     const int64_t step = shape_.stride_w * shape_.c;
@@ -339,6 +344,26 @@ class DenseShare {
     for (int v = 0; v < kVecs; ++v) store(bias_sums_ + k + v * kLanes, total[v]);
   }
 
+  // The panel to come is fetched into L2 a few pixels with every tile, so that memory works while
+  // the tiles do.
+  void expect_panel(int64_t pixel, int64_t end, int64_t block) {
+    next_pixel_ = pixel;
+    next_end_ = std::min(end, pixel + block_rows_ * shape_.q);
+    next_k_ = block * kBlock;
+  }
+
+  void prefetch_panel() {
+    const int64_t end = std::min(next_end_, next_pixel_ + kPrefetchPixels);
+    for (; next_pixel_ < end; ++next_pixel_) {
+      const int64_t at = next_pixel_ * shape_.k + next_k_;
+      FASTMODEL_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        __builtin_prefetch(wanted_.grad + at + v * kLanes, 0, 2);
+        __builtin_prefetch(wanted_.out + at + v * kLanes, 0, 2);
+      }
+    }
+  }
+
   void add_grad_weight(int64_t block, bool is_first) {
     constexpr int kElements = kTileBroadcasts<kVecs>;
     const int64_t step = shape_.stride_w * shape_.c;
@@ -346,6 +371,7 @@ class DenseShare {
     for (const int64_t offset : runs_.offset) {
       int64_t e = 0;
       for (; e + kElements <= runs_.length; e += kElements) {
+        prefetch_panel();
         weight_tile<kElements, kVecs>(strips_, offset + e, step, panel_.get(), is_first, sums);
         sums += kElements * kBlock;
       }
@@ -365,6 +391,7 @@ class DenseShare {
         float* const* to = grad_x_pixels_.data();
         int64_t i = 0;
         for (; i + kPixels <= pixels; i += kPixels) {
+          prefetch_panel();
           image_tile<kPixels, vectors(), kBlock>(panel + i * kBlock, weight, to + i, offset + e,
                                                  lanes, is_first);
         }
@@ -392,6 +419,7 @@ class DenseShare {
   int64_t block_rows_, slots_;  // of a block: output rows, images that it may touch
   std::unique_ptr<float[]> panel_, x_scratch_, grad_x_scratch_;
   int64_t ready_image_ = -1, ready_rows_ = 0;
+  int64_t next_pixel_ = 0, next_end_ = 0, next_k_ = 0;  // of the panel to come, what is left
   std::vector<PixelStrip> strips_;
   std::vector<float*> grad_x_pixels_;  // each pixel's patch
 };

@@ -35,14 +35,29 @@ struct Tap {
 // Division that rounds down; b > 0.
 inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
+// Fetches what is to be read soon into L2.
+template <typename T>
+void prefetch(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) {
+    __builtin_prefetch(from + i, 0, 2);
+  }
+}
+
+// Between rows of channels: a vector more than the channels, for many a power of two of them would
+// all fall into a few sets of L1.
+inline int64_t channel_pitch(const ConvShape& shape) {
+  return (shape.c + kLanes - 1) / kLanes * kLanes + kLanes;
+}
+
 // Filters as [tap][channel].
 template <typename T>
 std::unique_ptr<float[]> pack_taps(const T* weight, const Strides& stride, const ConvShape& shape) {
-  std::unique_ptr<float[]> packed(new float[shape.r * shape.s * shape.c]);
+  const int64_t pitch = channel_pitch(shape);
+  std::unique_ptr<float[]> packed(new float[shape.r * shape.s * pitch]);
   for (int64_t tap = 0; tap < shape.r * shape.s; ++tap) {
     const T* from = weight + tap / shape.s * stride.d2 + tap % shape.s * stride.d3;
     for (int64_t c = 0; c < shape.c; ++c) {
-      packed[tap * shape.c + c] = to_float(from[c * stride.d0]);
+      packed[tap * pitch + c] = to_float(from[c * stride.d0]);
     }
   }
   return packed;
@@ -88,7 +103,7 @@ void tap_row(const std::vector<Tap<T>>& taps, int64_t begin, int64_t end, int64_
 template <typename T>
 void depthwise_forward(const T* x, const float* weight, const float* bias, T* out,
                        const ConvShape& shape, int threads) {
-  const int64_t c = shape.c, step = shape.stride_w * c;
+  const int64_t c = shape.c, step = shape.stride_w * c, pitch = channel_pitch(shape);
   // Output pixels of which no tap leaves the row.
   const int64_t reach = (shape.s - 1) * shape.dilation_w;
   const int64_t inner = std::min(shape.q, (shape.pad_w + shape.stride_w - 1) / shape.stride_w);
@@ -114,15 +129,29 @@ void depthwise_forward(const T* x, const float* weight, const float* bias, T* ou
             const int64_t j = left + q * shape.stride_w;
             if (j < 0 || j >= shape.w) continue;
             taps.push_back(
-                {image + (y * shape.w + left) * c, weight + (r * shape.s + s) * c, nullptr});
+                {image + (y * shape.w + left) * c, weight + (r * shape.s + s) * pitch, nullptr});
           }
+        }
+      };
+      // The rows of x that the next output row adds, below pixels [first, last).
+      const auto fetch_below = [&](int64_t first, int64_t last) {
+        const int64_t below = top + (shape.r - 1) * shape.dilation_h + 1;
+        const int64_t left = std::min(shape.w, first * shape.stride_w);
+        const int64_t width = std::min(shape.w, last * shape.stride_w) - left;
+        for (int64_t y = std::max<int64_t>(0, below); y < std::min(shape.h, below + shape.stride_h);
+             ++y) {
+          prefetch(image + (y * shape.w + left) * c, width * c);
         }
       };
       for (int64_t q = 0; q < shape.q; ++q) {
         find_taps(q);
         const int64_t last = q == inner && inner < outer ? outer : q + 1;
-        tap_row(taps, q, last, step, bias, c, write);
-        q = last - 1;
+        for (int64_t next; q < last; q = next) {
+          next = std::min(last, q + 4 * kTapPixels);
+          fetch_below(q, next);
+          tap_row(taps, q, next, step, bias, c, write);
+        }
+        --q;
       }
     }
   });
@@ -142,8 +171,8 @@ struct DepthwiseGradients {
 
 // sums[tap] += sum over pixels of from[pixel] * x[pixel], at the first `lanes` channels.
 template <int kTaps, bool kIsFull, typename T>
-void tap_gradient(const Tap<float>* taps, int64_t pixels, int64_t channels, const T* x,
-                  int64_t x_step, int64_t c, int lanes) {
+void tap_gradient(const Tap<float>* taps, int64_t pixels, int64_t step, const T* x, int64_t x_step,
+                  int64_t c, int lanes) {
   const auto get = [&](const auto* p) __attribute__((always_inline)) {
     return kIsFull ? load(p) : load_first(p, lanes);
   };
@@ -158,7 +187,7 @@ void tap_gradient(const Tap<float>* taps, int64_t pixels, int64_t channels, cons
   for (int64_t j = 0; j < pixels; ++j) {
     const Vec here = get(x + j * x_step);
     FASTMODEL_UNROLL
-    for (int i = 0; i < kTaps; ++i) acc[i] += get(from[i] + j * channels) * here;
+    for (int i = 0; i < kTaps; ++i) acc[i] += get(from[i] + j * step) * here;
   }
   FASTMODEL_UNROLL
   for (int i = 0; i < kTaps; ++i) {
@@ -167,18 +196,18 @@ void tap_gradient(const Tap<float>* taps, int64_t pixels, int64_t channels, cons
 }
 
 template <bool kIsFull, typename T>
-void tap_gradients(const std::vector<Tap<float>>& taps, int64_t pixels, int64_t channels,
-                   const T* x, int64_t x_step, int64_t c, int lanes) {
+void tap_gradients(const std::vector<Tap<float>>& taps, int64_t pixels, int64_t step, const T* x,
+                   int64_t x_step, int64_t c, int lanes) {
   const int64_t count = static_cast<int64_t>(taps.size());
   int64_t t = 0;
   for (; t + kMostTaps <= count; t += kMostTaps) {
-    tap_gradient<kMostTaps, kIsFull>(&taps[t], pixels, channels, x, x_step, c, lanes);
+    tap_gradient<kMostTaps, kIsFull>(&taps[t], pixels, step, x, x_step, c, lanes);
   }
   for (; t + 3 <= count; t += 3) {
-    tap_gradient<3, kIsFull>(&taps[t], pixels, channels, x, x_step, c, lanes);
+    tap_gradient<3, kIsFull>(&taps[t], pixels, step, x, x_step, c, lanes);
   }
   for (; t < count; ++t) {
-    tap_gradient<1, kIsFull>(&taps[t], pixels, channels, x, x_step, c, lanes);
+    tap_gradient<1, kIsFull>(&taps[t], pixels, step, x, x_step, c, lanes);
   }
 }
 
@@ -190,12 +219,13 @@ class DepthwiseShare {
   DepthwiseShare(const DepthwiseGradients<T>& wanted, const ConvShape& shape, float* sums)
       : wanted_(wanted),
         shape_(shape),
+        pitch_(channel_pitch(shape)),
         sums_(sums),
         first_column_(
             std::min<int64_t>(0, column(0, shape.pad_w - (shape.s - 1) * shape.dilation_w))),
         columns_(std::max(shape.q - 1, column(shape.w - 1, shape.pad_w)) + 1 - first_column_),
         ring_rows_((shape.r - 1) * shape.dilation_h / shape.stride_h + 2),
-        ring_(new float[ring_rows_ * columns_ * shape.c]()) {
+        ring_(new float[ring_rows_ * columns_ * pitch_]()) {
     taps_.reserve(shape.r * shape.s);
   }
 
@@ -212,6 +242,12 @@ class DepthwiseShare {
     };
     for (int64_t y = begin; y < end; ++y) {
       fill_until(row(y) + 1);
+      const int64_t line = shape_.w * shape_.c, next_line = shape_.q * shape_.c;
+      if (wanted_.grad_weight != nullptr) prefetch(wanted_.x + (n * shape_.h + y) * line, line);
+      if (next < shape_.p) {
+        prefetch(wanted_.grad + (n * shape_.p + next) * next_line, next_line);
+        prefetch(wanted_.out + (n * shape_.p + next) * next_line, next_line);
+      }
       for (int64_t phase = 0; phase < std::min(shape_.stride_w, shape_.w); ++phase) {
         add_pixels(n, y, phase);
       }
@@ -223,21 +259,21 @@ class DepthwiseShare {
   int64_t row(int64_t y) const { return floor_div(y + shape_.pad_h, shape_.stride_h); }
   int64_t column(int64_t j, int64_t offset) const { return floor_div(j + offset, shape_.stride_w); }
   float* ring_row(int64_t p) const {
-    return ring_.get() + (p % ring_rows_ * columns_ - first_column_) * shape_.c;
+    return ring_.get() + (p % ring_rows_ * columns_ - first_column_) * pitch_;
   }
 
   // Masks row p of g into the ring; one share alone counts it into the bias.
   void fill_row(int64_t n, int64_t p, bool is_own) {
     const int64_t c = shape_.c, at = (n * shape_.p + p) * shape_.q * c;
     float* to = ring_row(p);
-    float* bias = sums_ + shape_.r * shape_.s * c;
+    float* bias = sums_ + shape_.r * shape_.s * pitch_;
     for (int64_t q = 0; q < shape_.q; ++q) {
       for (int64_t i = 0; i < c; i += kLanes) {
         const int lanes = static_cast<int>(std::min<int64_t>(kLanes, c - i));
         const int64_t here = at + q * c + i;
         const Vec y = load_first(wanted_.out + here, lanes);
         const Vec g = y <= 0.0f ? Vec{} : load_first(wanted_.grad + here, lanes);
-        store_first(to + q * c + i, g, lanes);
+        store_first(to + q * pitch_ + i, g, lanes);
         if (is_own) store_first(bias + i, load_first(bias + i, lanes) + g, lanes);
       }
     }
@@ -254,15 +290,15 @@ class DepthwiseShare {
         const int64_t offset = shape_.pad_w - s * shape_.dilation_w;
         const int64_t q = column(phase, offset);
         if (q * shape_.stride_w != phase + offset) continue;
-        const int64_t tap = (r * shape_.s + s) * c;
-        taps_.push_back({ring_row(p) + q * c, wanted_.weight + tap, sums_ + tap});
+        const int64_t tap = (r * shape_.s + s) * pitch_;
+        taps_.push_back({ring_row(p) + q * pitch_, wanted_.weight + tap, sums_ + tap});
       }
     }
     const int64_t at = ((n * shape_.h + y) * shape_.w + phase) * c;
     const int64_t pixels = (shape_.w - phase + shape_.stride_w - 1) / shape_.stride_w;
     if (wanted_.grad_x != nullptr) {
       T* to = wanted_.grad_x + at;
-      tap_row(taps_, 0, pixels, c, nullptr, c,
+      tap_row(taps_, 0, pixels, pitch_, nullptr, c,
               [&](int64_t pixel, int64_t channel, Vec sum, int lanes) {
                 store_first(to + pixel * step + channel, sum, lanes);
               });
@@ -270,15 +306,16 @@ class DepthwiseShare {
     if (wanted_.grad_weight == nullptr) return;
     int64_t i = 0;
     for (; i + kLanes <= c; i += kLanes) {
-      tap_gradients<true>(taps_, pixels, c, wanted_.x + at, step, i, kLanes);
+      tap_gradients<true>(taps_, pixels, pitch_, wanted_.x + at, step, i, kLanes);
     }
     if (i < c) {
-      tap_gradients<false>(taps_, pixels, c, wanted_.x + at, step, i, static_cast<int>(c - i));
+      tap_gradients<false>(taps_, pixels, pitch_, wanted_.x + at, step, i, static_cast<int>(c - i));
     }
   }
 
   const DepthwiseGradients<T>& wanted_;
   const ConvShape& shape_;
+  int64_t pitch_;
   float* sums_;
   int64_t first_column_, columns_;  // of a ring row: g's columns and all that taps reach around
   int64_t ring_rows_;
@@ -288,7 +325,7 @@ class DepthwiseShare {
 
 template <typename T>
 void depthwise_backward(const DepthwiseGradients<T>& wanted, const ConvShape& shape, int threads) {
-  const int64_t c = shape.c, taps = shape.r * shape.s, floats = (taps + 1) * c;
+  const int64_t pitch = channel_pitch(shape), taps = shape.r * shape.s, floats = (taps + 1) * pitch;
   const int64_t rows = shape.n * shape.h;
   const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, rows));
   const std::unique_ptr<float[]> sums(new float[shares * floats]());
@@ -306,13 +343,13 @@ void depthwise_backward(const DepthwiseGradients<T>& wanted, const ConvShape& sh
     for (int64_t i = 0; i < shares; ++i) sum += sums[i * floats + at];
     return sum;
   };
-  for (int64_t i = 0; i < c; ++i) {
-    if (wanted.grad_bias != nullptr) from_float(total(taps * c + i), wanted.grad_bias + i);
+  for (int64_t i = 0; i < shape.c; ++i) {
+    if (wanted.grad_bias != nullptr) from_float(total(taps * pitch + i), wanted.grad_bias + i);
     if (wanted.grad_weight == nullptr) continue;
     const Strides& stride = wanted.grad_weight_stride;
     for (int64_t tap = 0; tap < taps; ++tap) {
-      from_float(total(tap * c + i), wanted.grad_weight + i * stride.d0 +
-                                         tap / shape.s * stride.d2 + tap % shape.s * stride.d3);
+      from_float(total(tap * pitch + i), wanted.grad_weight + i * stride.d0 +
+                                             tap / shape.s * stride.d2 + tap % shape.s * stride.d3);
     }
   }
 }
