@@ -4,14 +4,32 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc fastmodel -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: bench bench-ops test sanitize check format clean
+.PHONY: bench bench-ops bench-steps results docs test sanitize check format clean
 
 bench: .venv/installed  ## train the CNN on MNIST twice, compare, write reports/mnist-cnn/
 	$(BIN)/fastmodel bench mnist-cnn
 
-bench-ops: .venv/installed  ## every op against PyTorch's best arm, write reports/ops.json
-	mkdir -p reports
-	$(BIN)/pytest benchmarks/ops --benchmark-columns=min,median,iqr --benchmark-json=reports/ops-benchmark.json --results=reports/ops.json
+bench-ops: .venv/installed  ## every op against PyTorch's best arm, write reports/ops/<op>.json
+	$(BIN)/pytest benchmarks/ops --benchmark-columns=min,median,iqr --results=reports/ops
+
+STEPS = $(BIN)/fastmodel bench mnist-cnn --compile --train none --window-s 0.4
+AVX2 = env FASTMODEL_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+
+bench-steps: .venv/installed  ## the CNN's training step at batch 64 and 512, and with both sides held to AVX2
+	$(STEPS) --batch-size 64 --out reports/step-64
+	$(STEPS) --batch-size 512 --out reports/step-512
+	$(AVX2) $(STEPS) --batch-size 64 --out reports/step-64-avx2
+
+RESULTS = benchmarks/results/epyc-2core
+
+results: bench-ops bench-steps  ## all of it into the committed results, and the documents from those
+	mkdir -p $(RESULTS)
+	cp reports/ops/*.json $(RESULTS)
+	for step in step-64 step-512 step-64-avx2; do cp reports/$$step/report.json $(RESULTS)/$$step.json; done
+	$(MAKE) docs
+
+docs: .venv/installed  ## docs/kernels.md and the README's tables from the committed results
+	$(BIN)/python benchmarks/ops/document.py
 
 test: .venv/installed  ## the whole test suite
 	$(BIN)/pytest

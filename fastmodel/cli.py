@@ -90,6 +90,12 @@ def kernels(as_json: bool) -> None:
     show_default=True,
     help="Which arms get a training run: best baseline and fastmodel, all, or none.",
 )
+@click.option(
+    "--compile",
+    "with_compile",
+    is_flag=True,
+    help="Add torch.compile to the baselines: half a minute.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: reports/<workload>/.")
 @click.option("--rate-usd-per-h", type=float, help="What this machine costs.")
@@ -109,6 +115,7 @@ def bench(
     pairs: int,
     window_s: float,
     train: str,
+    with_compile: bool,
     data: Path | None,
     out: Path | None,
     rate_usd_per_h: float | None,
@@ -126,7 +133,11 @@ def bench(
     options = Options(batch_size, epochs, seed, lr, schedule, data, device)
     job = registry.make(workload, options)
     settings = bench_job.Settings(
-        Timing(pairs=pairs, window_time_s=window_s), train, rate, ["fastmodel", *typed]
+        Timing(pairs=pairs, window_time_s=window_s),
+        train,
+        with_compile,
+        rate,
+        ["fastmodel", *typed],
     )
     directory = out or Path("reports", registry.folder_name(workload))
     with Store(directory) as store, progress_for(sys.stderr) as progress:

@@ -18,6 +18,14 @@ from fastmodel.errors import BuildError
 
 VERSION = "0.1.0"
 
+_VARIABLES = (
+    "FASTMODEL_CPU_CAPABILITY",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "OMP_NUM_THREADS",
+)
+
 
 @functools.cache
 def _load_native() -> tuple[ModuleType | None, str]:
@@ -79,6 +87,11 @@ def cpu_count() -> int:
 def memory_bytes() -> int | None:
     """Physical memory of the machine."""
     return psutil.virtual_memory().total
+
+
+def variables() -> dict[str, str]:
+    """The set environment variables that choose instructions and threads, ours and PyTorch's."""
+    return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
 
 
 def gpus() -> list[str]:

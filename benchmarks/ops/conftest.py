@@ -7,7 +7,6 @@ and printed at the end.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import gc
 import importlib
 from pathlib import Path
@@ -29,16 +28,16 @@ _PEDANTIC_ROUNDS = 5
 def pytest_addoption(parser):
     group = parser.getgroup("fastmodel ops")
     group.addoption(
-        "--results", metavar="PATH", type=Path, help="write rows and environment as JSON"
+        "--results", metavar="FOLDER", type=Path, help="write <op>.json: rows and environment"
     )
     group.addoption(
         "--seconds", type=float, default=1.0, help="of interleaved timing for each case and pass"
     )
     group.addoption(
         "--compile",
-        metavar="PATTERN",
-        default="mnist*",
-        help="cases with torch.compile arms, which take 10 to 40 s each to compile: '*' for all, '' for none",
+        choices=("auto", "all", "none"),
+        default="auto",
+        help="torch.compile arms: auto has them but for long lists of parameters, which take minutes each",
     )
 
 
@@ -76,11 +75,11 @@ def run(subject, benchmark, ceilings, pytestconfig):
     op, case, pass_ = subject
 
     def bench() -> None:
-        is_compiled = fnmatch.fnmatchcase(case.name, pytestconfig.getoption("compile"))
+        which = pytestconfig.getoption("compile")
         if op in function_arms.FUNCTIONS:
-            contest = function_arms.contest(op, case, pass_, is_compiled)
+            contest = function_arms.contest(op, case, pass_, which != "none")
         else:
-            contest = optimizer_arms.contest(op, case, is_compiled)
+            contest = optimizer_arms.contest(op, case, which)
         budget_s = 0 if benchmark.disabled else pytestconfig.getoption("seconds")
         row = race.run(op, case.name, pass_, contest, ceilings, budget_s)
         auto = contest.arms[AUTO]
@@ -107,9 +106,12 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("fastmodel against PyTorch's best arm")
     for line in results.table(rows):
         terminalreporter.write_line(line)
+    terminalreporter.write_line("")
     terminalreporter.write_line(
-        f"ceilings: {limits.gemm_gflop_per_s:.0f} GFLOP/s (GEMM), {limits.copy_gb_per_s:.0f} GB/s (copy)"
+        f"ceilings: {limits.gflop_per_s:.0f} GFLOP/s (multiply-adds {limits.fma_gflop_per_s or 0:.0f}, "
+        f"convolution {limits.conv_gflop_per_s:.0f}, product {limits.gemm_gflop_per_s:.0f}), "
+        f"{limits.copy_gb_per_s:.0f} GB/s (copy)"
     )
     if config.getoption("results"):
-        results.write(config.getoption("results"), rows, limits)
-        terminalreporter.write_line(f"wrote {config.getoption('results')}")
+        for path in results.write(config.getoption("results"), rows, limits):
+            terminalreporter.write_line(f"wrote {path}")

@@ -93,6 +93,7 @@ def contest(op: str, case: Case, pass_: str, is_compiled: bool) -> arms.Contest:
         found["torch" + name] = arms.Arm(*make(function.plain, layout))
         if is_compiled:
             found["torch.compile" + name] = arms.Arm(*make(arms.compiled(function.plain), layout))
+    left_out = {} if is_compiled else {"torch.compile": "--compile none"}
     is_training = pass_ == TRAINING
     # Backward reads what forward reads, with a gradient in place of the output, and writes the gradients.
     gradients = sum(leaf.numel() * 4 for leaf in _wanted(_leaves(args)))
@@ -102,6 +103,7 @@ def contest(op: str, case: Case, pass_: str, is_compiled: bool) -> arms.Contest:
         case.depth,
         case.flops * (1 + function.backward_share * is_training),
         case.bytes_float32 * (1 + is_training) + gradients * is_training,
+        left_out,
     )
 
 

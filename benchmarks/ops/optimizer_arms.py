@@ -14,6 +14,7 @@ from fastmodel.ops.case import Case
 
 STEP = "step"
 _CHECKED_STEPS = 3
+_COMPILED_PARAMETERS = 32  # the code of a step grows with them, and so do the minutes to compile it
 _MODES: dict[str, dict[str, bool]] = {
     "": {},
     " foreach": {"foreach": True},
@@ -27,21 +28,29 @@ OPTIMIZERS: dict[str, tuple[Callable, Callable, dict[str, Any]]] = {
 }
 
 
-def contest(op: str, case: Case, is_compiled: bool) -> arms.Contest:
-    """Every arm with float32 parameters of its own and the same gradients; torch.compile's if asked for."""
+def contest(op: str, case: Case, compile_: str) -> arms.Contest:
+    """Every arm with float32 parameters of its own and the same gradients.
+
+    Args:
+        op: a key of `OPTIMIZERS`.
+        case: its parameters and gradients.
+        compile_: "all" has an arm of torch.compile, "auto" only for up to 32 parameters, "none" none.
+    """
     fused, plain, options = OPTIMIZERS[op]
     params, grads = case.make(torch.float32)
     oracle = _stepper(plain, params, grads, {"foreach": False, **options}, torch.float64)
     found = arms.ours(op, lambda: _stepper(fused, params, grads, options))
     for mode, choice in _MODES.items():
         found["torch" + mode] = arms.Arm(*_stepper(plain, params, grads, {**options, **choice}))
-    if is_compiled:
-        found["torch.compile"] = arms.Arm(
-            *_stepper(plain, params, grads, options, compile_step=True)
-        )
+    left_out = {}
+    if compile_ == "all" or (compile_ == "auto" and len(params) <= _COMPILED_PARAMETERS):
+        stepper = _stepper(plain, params, grads, options, compile_step=True)
+        found["torch.compile"] = arms.Arm(*stepper)
+    else:
+        left_out["torch.compile"] = f"--compile {compile_}, {len(params)} parameters"
     # A step adds at most a few terms of the parameter's scale.
     depth = _CHECKED_STEPS
-    return arms.Contest(found, oracle[1](), depth, case.flops, case.bytes_float32)
+    return arms.Contest(found, oracle[1](), depth, case.flops, case.bytes_float32, left_out)
 
 
 def _stepper(

@@ -12,10 +12,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 import fastmodel as fm
-from fastmodel.errors import GateError
+from fastmodel.errors import GateError, InputError
 from fastmodel.harness import gate, measure, training
 from fastmodel.harness import report as rendering
 from fastmodel.harness.draft import Draft, Test
@@ -35,11 +36,13 @@ TRAIN_CHOICES = ("best", "all", "none")
 class Settings:
     """What to do beyond the workload's own options.
 
-    `train` says which arms get a training run: the best baseline and fastmodel, all, or none.
+    `train` says which arms get a training run: the best baseline and fastmodel, all, or none;
+    `with_compile` adds torch.compile to the baselines.
     """
 
     timing: Timing = field(default_factory=Timing)
     train: str = "best"
+    with_compile: bool = False
     rate: CostRate | None = None
     command: Sequence[str] = ()
 
@@ -60,7 +63,7 @@ class Bench:
         self._settings = settings
         self._store = store
         self._progress = progress
-        self._arms = {arm.name: arm for arm in default_arms(workload)}
+        self._arms = {arm.name: arm for arm in default_arms(workload, settings.with_compile)}
         self._draft = Draft(
             workload,
             options,
@@ -141,7 +144,12 @@ class Bench:
 
     def _warm_runner(self, arm: Arm) -> Runner:
         runner = Runner(arm, self._workload, self._options)
-        runner.run(self._settings.timing.warmup_steps)
+        try:
+            runner.run(self._settings.timing.warmup_steps)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:200]
+            message = f"{arm.name} does not compile ({reason}); leave out --compile, or set CXX"
+            raise InputError(message) from error
         if arm.is_optimized:
             self._draft.swaps = swap_rows(runner.loop.model)
         return runner

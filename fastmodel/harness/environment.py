@@ -36,6 +36,7 @@ def environment() -> Environment:
         fastmodel_version=env.VERSION,
         commit=commit,
         backends=backends(),
+        variables=env.variables(),
         missing=missing,
     )
 

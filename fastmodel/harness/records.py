@@ -31,6 +31,8 @@ class Environment:
     commit: str | None
     backends: dict[str, str]
     """Backend name to "available" or the reason why not."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Set ones that hold our kernels or PyTorch's to some instructions or threads."""
     missing: Missing = field(default_factory=dict)
 
 

@@ -50,11 +50,12 @@ def comparison_table(comparisons: Comparisons) -> Table:
 def kernel_table(rows: Iterable[Mapping[str, object]]) -> Table:
     """The kernel table with each row's state."""
     table = Table()
-    for heading in ("op", "pass", "backend", "state"):
+    for heading in ("op", "pass", "backend", "state", "evidence"):
         table.add_column(heading, overflow="fold")
     for row in rows:
         state = "available" if row["available"] else f"no: {row['reason']}"
-        table.add_row(*(escape(str(row[key])) for key in ("op", "pass", "backend")), escape(state))
+        cells = (row["op"], row["pass"], row["backend"], state, row["evidence"])
+        table.add_row(*(escape(str(cell)) for cell in cells))
     return table
 
 
@@ -67,6 +68,7 @@ def kernel_rows() -> list[dict[str, object]]:
             "backend": row.backend,
             "available": row.available,
             "reason": row.reason,
+            "evidence": row.evidence,
         }
         for row in fm.kernels()
     ]

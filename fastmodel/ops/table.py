@@ -84,9 +84,16 @@ def _load(op: str, target: str) -> Callable:
     return getattr(importlib.import_module(f"fastmodel.ops.{op}.{module}"), function)
 
 
+def _measured(op: str) -> str:
+    """The results of the op's bench, which ran every backend beside PyTorch."""
+    return f"benchmarks/results/epyc-2core/{op}.json"
+
+
 def _native(op: str, pass_: str, condition: str | None = None, worth: str | None = None) -> Row:
     kernel = f"native_kernel:{pass_}_cpu"
-    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, condition, worth)
+    return Row(
+        op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, condition, worth, evidence=_measured(op)
+    )
 
 
 def _winograd(op: str, pass_: str) -> Row:
@@ -105,7 +112,9 @@ def _depthwise(op: str, pass_: str) -> Row:
 def _library(op: str, pass_: str, condition: str | None = None) -> Row:
     """PyTorch's products with our epilogue in one pass, on the CPU."""
     kernel = f"native_kernel:{pass_}_library"
-    return Row(op, pass_, "library", kernel, ("cpu",), _NATIVE_DTYPES, condition)
+    return Row(
+        op, pass_, "library", kernel, ("cpu",), _NATIVE_DTYPES, condition, evidence=_measured(op)
+    )
 
 
 def _reference(op: str, pass_: str) -> Row:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 
 import fastmodel as fm
-from fastmodel.errors import GateError
+from fastmodel.errors import GateError, InputError
 from fastmodel.harness import bench, measure, report, training
 from fastmodel.harness.bench import Bench, Settings
 from fastmodel.harness.measure import Timing
@@ -35,6 +36,18 @@ def run(blobs, options, stand_ins, tmp_path):
             return job.run(), stream.getvalue()
 
     return run
+
+
+def test_a_compiler_that_fails_is_one_clear_error(run, monkeypatch):
+    def backend(graph, inputs):
+        raise OSError("no compiler")
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: original(self, backend=backend, **how)
+    )
+    with pytest.raises(InputError, match=r"compile does not compile \(.*no compiler.*--compile"):
+        run(with_compile=True)
 
 
 def samples(folder: Path) -> list[dict]:

@@ -96,6 +96,17 @@ def test_arms_differ_as_they_say(blobs, options, stand_ins):
     assert loops["eager"].optimizer.defaults["lr"] == 1e-2
 
 
+def test_compile_is_an_arm_where_it_is_asked_for(blobs, options, monkeypatch):
+    arms = {arm.name: arm for arm in default_arms(blobs, with_compile=True)}
+    assert list(arms) == ["eager", "eager-fused", "channels_last", "compile", "fastmodel"]
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiled.append((self, how)))
+    loop = arms["compile"].build(blobs, options)
+    assert compiled == [(loop.model, {"dynamic": False})]
+    assert loop.memory_format == torch.channels_last
+    assert loop.optimizer.defaults["fused"] is True and not arms["compile"].is_optimized
+
+
 def test_the_fastmodel_arm_is_built_from_fastmodels_parts(blobs, options, monkeypatch, stand_ins):
     calls = []
 

@@ -53,10 +53,11 @@ class Arm:
     build: Callable[[Workload, Options], Loop]
 
 
-def default_arms(workload: Workload) -> list[Arm]:
+def default_arms(workload: Workload, with_compile: bool = False) -> list[Arm]:
     """The baselines in their best honest forms, and fastmodel.
 
-    `channels_last` appears where samples are images, `eager-fused` where PyTorch's optimizer has it.
+    `channels_last` appears where samples are images, `eager-fused` where PyTorch's optimizer has it,
+    `compile` where it is asked for: it costs half a minute and a C++ compiler.
     """
     spec = workload.optimizer()
     has_fused = spec.name in _HAS_FUSED
@@ -68,6 +69,9 @@ def default_arms(workload: Workload) -> list[Arm]:
         suffix = "(fused=True)" if has_fused else ""
         description = f"PyTorch eager, channels_last, {spec.name}{suffix}"
         arms.append(Arm("channels_last", description, False, _build_channels_last))
+    if with_compile:
+        description = "torch.compile, otherwise the best of the eager forms"
+        arms.append(Arm("compile", description, False, _build_compiled))
     arms.append(
         Arm("fastmodel", "fm.optimize, fm.nn.CrossEntropyLoss, fm.optim", True, _build_fastmodel)
     )
@@ -101,6 +105,14 @@ def _build_eager_fused(workload: Workload, options: Options) -> Loop:
 
 def _build_channels_last(workload: Workload, options: Options) -> Loop:
     return _build(workload, options, torch.channels_last, fused=True)
+
+
+def _build_compiled(workload: Workload, options: Options) -> Loop:
+    is_image = workload.train.inputs.dim() == 4
+    memory_format = torch.channels_last if is_image else torch.contiguous_format
+    loop = _build(workload, options, memory_format, fused=True)
+    loop.model.compile(dynamic=False)  # in place: the state_dict keeps its keys
+    return loop
 
 
 def _build(
