@@ -10,7 +10,7 @@ bench: .venv/installed  ## train the CNN on MNIST twice, compare, write reports/
 	$(BIN)/fastmodel bench mnist-cnn
 
 bench-ops: .venv/installed  ## every op against PyTorch's best arm, write reports/ops/<op>.json
-	$(BIN)/pytest benchmarks/ops --benchmark-columns=min,median,iqr --results=reports/ops
+	$(BIN)/pytest benchmarks/ops --benchmark-columns=min,median,iqr --results=reports/ops $(BENCH)
 
 STEPS = $(BIN)/fastmodel bench mnist-cnn --compile --train none --window-s 0.4
 AVX2 = env FASTMODEL_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2

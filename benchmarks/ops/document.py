@@ -13,6 +13,7 @@ from arms import AUTO
 
 from fastmodel.harness.records import Environment, Report
 from fastmodel.harness.store import load_report
+from fastmodel.ops import table
 from fastmodel.timing import geometric_mean
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,8 +30,8 @@ raw samples; do not edit. `make results` measures all of it anew.
 
 All arms of a case run in one process, in turns, after each has given the right numbers beside float64. The
 ratio is the time of PyTorch's fastest arm over that of fastmodel as it dispatches by itself, with a 95 %
-interval: above 1 fastmodel is faster. PyTorch's arms: eager in both layouts, `torch.compile` (compile time not
-counted), and its plain, foreach and fused optimizers. Times are medians in ms, the best of PyTorch in bold.
+interval: above 1 fastmodel is faster. PyTorch's arms: eager in both layouts, `torch.compile` (compile time
+not counted), and its plain, foreach and fused optimizers. Times are medians in ms, the best of PyTorch in bold.
 FLOPs are those of the dense formula, so work that a kernel skips counts; bytes are what the pass must at
 least move.
 """
@@ -66,9 +67,9 @@ def readme_document(readme: str, directory: Path = RESULTS) -> str:
 
 
 def _ops(directory: Path) -> list[results.Results]:
-    """The results of every op, by name."""
-    paths = sorted(path for path in directory.glob("*.json") if not path.name.startswith(STEP))
-    return [results.load(path) for path in paths]
+    """The results of every op of the kernel table that has some, by name."""
+    paths = (directory / f"{op}.json" for op in sorted({row.op for row in table.ROWS}))
+    return [results.load(path) for path in paths if path.is_file()]
 
 
 def _between(text: str, name: str, lines: Sequence[str]) -> str:
