@@ -31,9 +31,9 @@ raw samples; do not edit. `make results` measures all of it anew.
 All arms of a case run in one process, in turns, after each has given the right numbers beside float64. The
 ratio is the time of PyTorch's fastest arm over that of fastmodel as it dispatches by itself, with a 95 %
 interval: above 1 fastmodel is faster. PyTorch's arms: eager in both layouts, `torch.compile` (compile time
-not counted), and its plain, foreach and fused optimizers. Times are medians in ms, the best of PyTorch in bold.
-FLOPs are those of the dense formula, so work that a kernel skips counts; bytes are what the pass must at
-least move.
+not counted), and its plain, foreach and fused optimizers. Times are medians in ms, the best of PyTorch's in
+bold. FLOPs are those of the dense formula, so work that a kernel skips counts; bytes are what the pass must
+at least move.
 """
 
 

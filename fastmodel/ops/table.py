@@ -100,7 +100,9 @@ def _winograd(op: str, pass_: str) -> Row:
     """The native kernels for 3 x 3 filters of stride 1 over many channels."""
     kernel, check = f"native_kernel:{pass_}_winograd", "native_kernel:winograd_condition"
     worth = f"worth:{pass_}_winograd"
-    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check, worth)
+    return Row(
+        op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check, worth, evidence=_measured(op)
+    )
 
 
 def _depthwise(op: str, pass_: str) -> Row:
