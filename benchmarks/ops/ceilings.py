@@ -1,7 +1,8 @@
 """What this machine reaches at most, measured once a session.
 
 Arithmetic: multiply-adds on registers alone, and what PyTorch's libraries make of it in a large product and a
-large convolution; whichever is highest is the ceiling. Memory: a large copy.
+large convolution. Memory: a large copy, and an update in place, which is spared the read of what is about to be
+overwritten. The ceiling is whichever is highest.
 """
 
 from __future__ import annotations
@@ -34,11 +35,18 @@ class Ceilings:
     """PyTorch's product of two 2048 x 2048 matrices."""
     copy_gb_per_s: float
     """256 MiB; read and write counted."""
+    update_gb_per_s: float
+    """y += x over 256 MiB each; two reads and a write counted."""
 
     @property
     def gflop_per_s(self) -> float:
-        """The highest of the three."""
+        """Of arithmetic."""
         return max(self.fma_gflop_per_s or 0, self.conv_gflop_per_s, self.gemm_gflop_per_s)
+
+    @property
+    def gb_per_s(self) -> float:
+        """Of memory."""
+        return max(self.copy_gb_per_s, self.update_gb_per_s)
 
 
 def measure() -> Ceilings:
@@ -49,11 +57,13 @@ def measure() -> Ceilings:
     target = torch.zeros_like(source)
     gemm_s = _best_s(lambda: torch.mm(a, b, out=product))
     copy_s = _best_s(lambda: target.copy_(source))
+    update_s = _best_s(lambda: target.add_(source))
     return Ceilings(
         fma_gflop_per_s=_fma_gflop_per_s(),
         conv_gflop_per_s=_conv_gflop_per_s(),
         gemm_gflop_per_s=2 * _GEMM**3 / gemm_s / 1e9,
         copy_gb_per_s=2 * 4 * _COPY / copy_s / 1e9,
+        update_gb_per_s=3 * 4 * _COPY / update_s / 1e9,
     )
 
 

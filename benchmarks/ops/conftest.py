@@ -110,7 +110,7 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(
         f"ceilings: {limits.gflop_per_s:.0f} GFLOP/s (multiply-adds {limits.fma_gflop_per_s or 0:.0f}, "
         f"convolution {limits.conv_gflop_per_s:.0f}, product {limits.gemm_gflop_per_s:.0f}), "
-        f"{limits.copy_gb_per_s:.0f} GB/s (copy)"
+        f"{limits.gb_per_s:.0f} GB/s (copy {limits.copy_gb_per_s:.0f}, update {limits.update_gb_per_s:.0f})"
     )
     if config.getoption("results"):
         for path in results.write(config.getoption("results"), rows, limits):

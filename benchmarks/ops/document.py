@@ -129,7 +129,7 @@ def _op_table(rows: Sequence[results.Row]) -> Iterator[str]:
             *(_time(row, name) for name in names),
             f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
             f"{row.gflop_per_s:,.1f} ({row.flop_share:.0%})",
-            f"{row.gb_per_s:,.1f} ({row.copy_share:.0%})",
+            f"{row.gb_per_s:,.1f} ({row.byte_share:.0%})",
         )
 
 
@@ -156,7 +156,8 @@ def _conditions(result: results.Results) -> str:
     return (
         f"{_machine(result.environment)}. Shares are of {limits.gflop_per_s:.0f} GFLOP/s (multiply-adds on "
         f"registers {fma}, oneDNN's convolution {limits.conv_gflop_per_s:.0f}, PyTorch's product "
-        f"{limits.gemm_gflop_per_s:.0f}) and {limits.copy_gb_per_s:.0f} GB/s (copy)."
+        f"{limits.gemm_gflop_per_s:.0f}) and {limits.gb_per_s:.0f} GB/s (copy "
+        f"{limits.copy_gb_per_s:.0f}, update in place {limits.update_gb_per_s:.0f})."
     )
 
 

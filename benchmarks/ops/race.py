@@ -103,7 +103,7 @@ def run(
         gflop_per_s=gflop_per_s,
         gb_per_s=gb_per_s,
         flop_share=gflop_per_s / ceilings.gflop_per_s,
-        copy_share=gb_per_s / ceilings.copy_gb_per_s,
+        byte_share=gb_per_s / ceilings.gb_per_s,
         calls_a_window=calls,
         times_ms=times_ms,
         left_out=left_out,

@@ -40,8 +40,8 @@ class Row:
     gb_per_s: float
     flop_share: float
     """gflop_per_s over the ceiling's; above 1 where work is skipped."""
-    copy_share: float
-    """gb_per_s over that of a large copy; above 1 where the data stay in cache."""
+    byte_share: float
+    """gb_per_s over the memory's ceiling; above 1 where the data stay in cache."""
     calls_a_window: int
     times_ms: dict[str, list[float]]
     """Each arm's time of one call, round by round."""
@@ -95,7 +95,7 @@ def load(path: Path) -> Results:
 
 
 def _header(names: Sequence[str]) -> tuple[str, ...]:
-    rates = ("GFLOP/s", "of peak", "GB/s", "of copy")
+    rates = ("GFLOP/s", "of peak", "GB/s", "of peak")
     return ("case", "pass", "ours", *names, "best of PyTorch", "ratio [95 %]", *rates)
 
 
@@ -112,7 +112,7 @@ def _cells(row: Row, names: Sequence[str]) -> tuple[str, ...]:
         f"{row.gflop_per_s:.1f}",
         f"{row.flop_share:.0%}",
         f"{row.gb_per_s:.1f}",
-        f"{row.copy_share:.0%}",
+        f"{row.byte_share:.0%}",
     )
 
 

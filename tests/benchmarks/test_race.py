@@ -9,7 +9,7 @@ from arms import AUTO, Arm, Contest, compiled
 from ceilings import Ceilings
 
 EXPECTED = [torch.linspace(-1, 1, 32, dtype=torch.float64)]
-CEILINGS = Ceilings(500.0, 400.0, 200.0, 40.0)
+CEILINGS = Ceilings(500.0, 400.0, 200.0, 30.0, 40.0)
 
 
 def arm(off: float = 0.0, is_ours: bool = False) -> Arm:
@@ -26,7 +26,7 @@ def test_a_row_is_judged_against_the_fastest_right_arm():
     assert found.best_torch == "torch" and found.torch_arms == ["torch"]
     assert set(found.left_out) == {"wrong"} and "wrong numbers" in found.left_out["wrong"]
     assert found.flop_share == pytest.approx(found.gflop_per_s / 500)
-    assert found.copy_share == pytest.approx(found.gb_per_s / 40)
+    assert found.byte_share == pytest.approx(found.gb_per_s / 40)
 
 
 def test_our_own_wrong_numbers_are_an_error():
@@ -52,5 +52,5 @@ def test_an_arm_that_does_not_compile_is_left_out_and_says_so(monkeypatch):
 
 
 def test_the_ceiling_is_the_highest_of_what_was_measured():
-    assert CEILINGS.gflop_per_s == 500
-    assert Ceilings(None, 400.0, 200.0, 40.0).gflop_per_s == 400
+    assert CEILINGS.gflop_per_s == 500 and CEILINGS.gb_per_s == 40
+    assert Ceilings(None, 400.0, 200.0, 30.0, 40.0).gflop_per_s == 400

@@ -27,12 +27,12 @@ ROW = results.Row(
     gflop_per_s=1.0,
     gb_per_s=20.0,
     flop_share=0.002,
-    copy_share=0.5,
+    byte_share=0.5,
     calls_a_window=3,
     times_ms={"auto": [1.0, 1 / 3]},
     left_out={"torch.compile": "too long"},
 )
-CEILINGS = Ceilings(500.0, 400.0, 200.0, 40.0)
+CEILINGS = Ceilings(500.0, 400.0, 200.0, 30.0, 40.0)
 
 
 @pytest.mark.parametrize(("op", "evidence"), NATIVE, ids=[op for op, _ in NATIVE])
