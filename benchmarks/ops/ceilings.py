@@ -1,8 +1,8 @@
 """What this machine reaches at most, measured once a session.
 
 Arithmetic: multiply-adds on registers alone, and what PyTorch's libraries make of it in a large product and a
-large convolution. Memory: a large copy, and an update in place, which is spared the read of what is about to be
-overwritten. The ceiling is whichever is highest.
+large convolution. Memory: a large copy, and an update in place, which is spared the read of what is about to
+be overwritten. The ceiling is whichever is highest.
 """
 
 from __future__ import annotations

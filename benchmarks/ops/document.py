@@ -84,8 +84,11 @@ def _between(text: str, name: str, lines: Sequence[str]) -> str:
 def _step_table(directory: Path) -> Iterator[str]:
     """A row a report of `make bench-steps`."""
     yield from _head("batch", "instructions", "PyTorch's best, samples/s", "fastmodel, samples/s")
-    for path in sorted(directory.glob(f"{STEP}*.json")):
-        yield _step_row(load_report(path))
+    reports = [load_report(path) for path in directory.glob(f"{STEP}*.json")]
+    for report in sorted(
+        reports, key=lambda r: (r.environment.cpu_capability != "avx512", r.workload.batch_size)
+    ):
+        yield _step_row(report)
 
 
 def _step_row(report: Report) -> str:

@@ -2,8 +2,8 @@
 
 Forward streams a block of filters (R * S * C x 64 channels) from L2; backward skips most of the work where
 windows do not overlap. Bounds: float32 against the library row, 2 cores with AVX-512 (AMD EPYC 9005),
-benchmarks/results/ops-epyc-2core.json: forward 1.07x at 128 channels of 16 x 16, 0.94x at 256 of 8 x 8;
-backward 1.6x and 1.3x.
+benchmarks/results/epyc-2core/conv_relu_maxpool.json: forward 1.07x at 128 channels of 16 x 16, 0.94x at
+256 of 8 x 8; backward 1.6x and 1.3x.
 """
 
 from __future__ import annotations
