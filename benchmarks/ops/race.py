@@ -43,7 +43,7 @@ def check(contest: Contest) -> tuple[dict[str, Arm], dict[str, str]]:
             left_out[name] = str(error)
             continue
         except TorchDynamoException as error:
-            left_out[name] = f"does not compile: {_first_line(error)}"
+            left_out[name] = f"does not compile: {_in_short(error)}"
             continue
         if problem is None:
             running[name] = arm
@@ -110,10 +110,9 @@ def run(
     )
 
 
-def _first_line(error: Exception) -> str:
+def _in_short(error: Exception) -> str:
     """What stands before the compiler's own pages."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    return " ".join(str(error).partition("\n\n")[0].split()) or type(error).__name__
 
 
 def _plan(raced: dict[str, Arm], budget_s: float) -> tuple[int, int]:

@@ -38,7 +38,9 @@ CEILINGS = Ceilings(500.0, 400.0, 200.0, 30.0, 40.0)
 @pytest.mark.parametrize(("op", "evidence"), NATIVE, ids=[op for op, _ in NATIVE])
 def test_a_native_row_names_the_results_that_speak_for_it(op, evidence):
     """An op without them: `make bench-ops`, then the op's file into benchmarks/results."""
-    found = results.load(document.ROOT / evidence)
+    path = document.ROOT / evidence
+    assert path.is_file()
+    found = results.load(document.RESULTS / f"{op}.json")
     assert found.rows and {row.op for row in found.rows} == {op}
     assert found.environment.commit and found.environment.cpu_model
 

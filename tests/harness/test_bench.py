@@ -42,10 +42,8 @@ def test_a_compiler_that_fails_is_one_clear_error(run, monkeypatch):
     def backend(graph, inputs):
         raise OSError("no compiler")
 
-    original = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **how: original(self, backend=backend, **how)
-    )
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda it, **how: original(it, backend=backend, **how))
     with pytest.raises(InputError, match=r"compile does not compile \(.*no compiler.*--compile"):
         run(with_compile=True)
 

@@ -111,7 +111,8 @@ def _build_compiled(workload: Workload, options: Options) -> Loop:
     is_image = workload.train.inputs.dim() == 4
     memory_format = torch.channels_last if is_image else torch.contiguous_format
     loop = _build(workload, options, memory_format, fused=True)
-    loop.model.compile(dynamic=False)  # in place: the state_dict keeps its keys
+    # Not in place: nn.Sequential.compile() compiles nothing, in PyTorch 2.13.
+    loop.model = torch.compile(loop.model, dynamic=False)  # type: ignore[assignment]
     return loop
 
 
