@@ -108,7 +108,7 @@ def _winograd(op: str, pass_: str) -> Row:
 def _depthwise(op: str, pass_: str) -> Row:
     """The native kernels for filters that each see one channel of their own."""
     kernel, check = f"native_kernel:{pass_}_depthwise", "native_kernel:depthwise_condition"
-    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check)
+    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check, evidence=_measured(op))
 
 
 def _library(op: str, pass_: str, condition: str | None = None) -> Row:
