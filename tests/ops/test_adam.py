@@ -28,6 +28,13 @@ BOTH = pytest.mark.parametrize("opt", [ADAM, ADAMW], ids=str)
 ONE = pytest.mark.parametrize("opt", [ADAM], ids=str)
 
 
+def test_sizes_of_named_lists():
+    """The published counts of parameters."""
+    found = {case.name: case.bytes_float32 // 28 for case in CASES}
+    assert found["resnet50"] == 25_557_032
+    assert found["gpt2-small"] == 124_439_808
+
+
 @VARIANT
 @pytest.mark.parametrize(("case", "backend", "dtype"), optim_numbers.one_step_runs("adam", CASES))
 def test_one_step(case, backend, dtype, opt, options):
