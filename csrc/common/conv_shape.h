@@ -18,6 +18,10 @@ struct ConvShape {
 
   // Pixels in a pool window; also the argmax code of a dead window, whose maximum is not above 0.
   int64_t window() const { return pool_r * pool_s; }
+  // Does every window hold pixels of its own alone?
+  bool is_tiled() const {
+    return pool_r <= pool_stride_h && pool_s <= pool_stride_w && pool_pad_h == 0 && pool_pad_w == 0;
+  }
   int64_t padded_h() const { return h + 2 * pad_h; }
   int64_t padded_w() const { return w + 2 * pad_w; }
   // Elements of one filter.

