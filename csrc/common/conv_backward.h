@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/aligned.h"
 #include "common/conv_image.h"
 #include "common/threads.h"
 
@@ -23,6 +24,12 @@ struct LivePair {
   int32_t offset;  // of the pixel's patch in the image, or of the filter in the packed weight
   float grad;
 };
+
+// Floats between packed filters: an odd number of cache lines, so that the same tile of many
+// filters spreads over all sets of the cache.
+inline int64_t filter_stride(const ConvShape& shape) {
+  return (whole_lines(shape.patch()) / 16 | 1) * 16;
+}
 
 // A tile of up to kRuns runs x kVecs vectors of a patch: its accumulators fill the register file.
 #if defined(__AVX512F__)
@@ -75,15 +82,27 @@ void for_each_column(int64_t run, int64_t length, int64_t* element, const Body& 
   }
 }
 
+// The last elements of a run in one tile: fewer accumulators would wait for each other.
+template <int kRuns, int kVecs, typename Body>
+void for_last_column(int64_t run, int64_t length, int64_t element, const Body& body) {
+  const int64_t lanes = length - element - (kVecs - 1) * kLanes;
+  if (lanes > 0) {
+    body(std::integral_constant<int, kRuns>(), std::integral_constant<int, kVecs>(), run, element,
+         static_cast<int>(lanes));
+  } else if constexpr (kVecs > 1) {
+    for_last_column<kRuns, kVecs - 1>(run, length, element, body);
+  }
+}
+
 template <int kRuns, typename Body>
 void for_each_tile_of(int64_t run, int64_t length, bool is_narrow, const Body& body) {
   int64_t e = 0;
-  if (!is_narrow) for_each_column<kRuns, kTileVecs>(run, length, &e, body);
-  for_each_column<kRuns, kHalfTileVecs>(run, length, &e, body);
-  for_each_column<kRuns, 1>(run, length, &e, body);
-  if (e < length) {
-    body(std::integral_constant<int, kRuns>(), std::integral_constant<int, 1>(), run, e,
-         static_cast<int>(length - e));
+  if (is_narrow) {
+    for_each_column<kRuns, kHalfTileVecs>(run, length, &e, body);
+    for_last_column<kRuns, kHalfTileVecs>(run, length, e, body);
+  } else {
+    for_each_column<kRuns, kTileVecs>(run, length, &e, body);
+    for_last_column<kRuns, kTileVecs>(run, length, e, body);
   }
 }
 
@@ -107,14 +126,16 @@ class LiveGradients {
         packed_weight_(packed_weight),
         grad_weight_(grad_weight),
         grad_bias_(grad_bias),
-        by_taps_(grad_weight != nullptr && runs_.length < kLanes / 2) {
+        by_taps_(grad_weight != nullptr && runs_.length < kLanes / 2),
+        is_narrow_(shape.k * shape.patch() * 4 > kFilterBytesInL1),
+        chunk_(is_narrow_ ? kNarrowChunk : std::max<int64_t>(1, shape.k)) {
     for (int64_t r = 0; r < runs_.count; ++r) packed_run_.push_back(r * runs_.length);
     for (int64_t j = 0; j < shape.window(); ++j) {
       window_offset_.push_back(pixel_offset(shape, j / shape.pool_s, j % shape.pool_s));
     }
     window_offset_.push_back(0);  // of a dead window, whose pair is never read
+    band_rows_ = band_rows(shape);
     const int64_t row_pairs = std::max<int64_t>(1, shape.k * shape.pq);
-    band_rows_ = std::min(shape.pp, std::max<int64_t>(1, kBandPairs / row_pairs));
     // Room for all, so that nothing is allocated within the parallel region; left unwritten, so
     // that the thread that uses it is the first to touch it.
     if (grad_weight != nullptr && !by_taps_) {
@@ -125,7 +146,10 @@ class LiveGradients {
       pixel_pairs_.resize((shape.window() + 1) * shape.k);
       pixel_count_.resize(shape.window() + 1);
       band_pairs_.reserve(band_rows_ * row_pairs);
-      pixel_lists_.reserve(band_rows_ * shape.pq * shape.window());
+      pixel_lists_.resize((shape.k + chunk_ - 1) / chunk_);
+      for (std::vector<PixelList>& lists : pixel_lists_) {
+        lists.reserve(band_rows_ * shape.pq * shape.window());
+      }
     }
     if (by_taps_) {
       for (const int64_t offset : runs_.offset) {
@@ -135,19 +159,34 @@ class LiveGradients {
     }
   }
 
+  // Rows of pooled pixels whose lists are made and summed together.
+  static int64_t band_rows(const ConvShape& shape) {
+    const int64_t pairs = std::max(kBandPairs, kBandPixels * shape.k);
+    const int64_t row_pairs = std::max<int64_t>(1, shape.k * shape.pq);
+    return std::min(shape.pp, std::max<int64_t>(1, pairs / row_pairs));
+  }
+
   // Adds the gradients of one image. grad and slot are its (PP, PQ, K) planes; grad_x is the zeroed
   // padded image, or null.
   template <typename T>
   void add(const float* image, const T* grad, const uint8_t* slot, float* grad_x) {
+    const int64_t row_size = shape_.pq * shape_.k;
     for (int64_t row = 0; row < shape_.pp; row += band_rows_) {
       const int64_t end = std::min(shape_.pp, row + band_rows_);
-      const bool wants_lists = grad_weight_ != nullptr && !by_taps_;
-      if (wants_lists || grad_x != nullptr) {
-        add_lists(row, end, wants_lists, grad, slot, image, grad_x);
-      }
-      if (by_taps_) add_taps(row, end, grad, slot, image);
+      add_band(row, end, image, grad + row * row_size, slot + row * row_size, grad_x);
     }
-    if (grad_bias_ != nullptr) add_bias(grad, slot);
+  }
+
+  // As add, of rows [row, end), at most band_rows, whose planes begin at `row`.
+  template <typename T>
+  void add_band(int64_t row, int64_t end, const float* image, const T* grad, const uint8_t* slot,
+                float* grad_x) {
+    const bool wants_lists = grad_weight_ != nullptr && !by_taps_;
+    if (wants_lists || grad_x != nullptr) {
+      add_lists(row, end, wants_lists, grad, slot, image, grad_x);
+    }
+    if (by_taps_) add_taps(row, end, grad, slot, image);
+    if (grad_bias_ != nullptr) add_bias((end - row) * shape_.pq, grad, slot);
   }
 
   // After the last image: puts what was summed in another order in its place.
@@ -161,11 +200,15 @@ class LiveGradients {
   }
 
  private:
-  // Pairs of one band of rows: 128 KiB, to stay in L2 beside the images and the filters.
-  static constexpr int64_t kBandPairs = 16384;
+  // Pairs of one band of rows: 128 KiB, to stay in L2 beside the images and the filters; but at
+  // least so many pixels that a channel's list is worth fetching its sums for.
+  static constexpr int64_t kBandPairs = 16384, kBandPixels = 128;
   // Filters beyond this are walked in narrow tiles; an L1 of 32 KiB holds the rest of the working
   // set too.
   static constexpr int64_t kFilterBytesInL1 = 24 * 1024;
+  // So many channels at a time, whose part of a narrow tile fits.
+  static constexpr int64_t kNarrowChunk =
+      kFilterBytesInL1 / (kTileRuns * kHalfTileVecs * kLanes * 4);
 
   // The live pairs of one pixel, band_pairs_[begin .. begin + count), and its patch's place in the
   // image.
@@ -178,13 +221,17 @@ class LiveGradients {
                  const float* image, float* grad_x) {
     const int64_t capacity = band_rows_ * shape_.pq;
     std::fill(channel_count_.begin(), channel_count_.end(), 0);
-    pixel_lists_.clear();
+    for (std::vector<PixelList>& lists : pixel_lists_) lists.clear();
     band_pairs_.clear();
     for (int64_t p = row; p < end; ++p) {
       for (int64_t q = 0; q < shape_.pq; ++q) {
-        const int64_t pixel = (p * shape_.pq + q) * shape_.k;
+        const int64_t pixel = ((p - row) * shape_.pq + q) * shape_.k;
         const int64_t base =
             pixel_offset(shape_, p * shape_.pool_stride_h, q * shape_.pool_stride_w);
+        if (shape_.window() == 1) {
+          list_one(grad + pixel, slot + pixel, base, capacity, wants_weight, grad_x != nullptr);
+          continue;
+        }
         if (wants_weight) list_by_channel(grad + pixel, slot + pixel, base, capacity);
         if (grad_x != nullptr) list_by_pixel(grad + pixel, slot + pixel, base);
       }
@@ -193,14 +240,15 @@ class LiveGradients {
     if (wants_weight) add_grad_weight(image, capacity);
   }
 
-  // Tile by tile over the whole band, so that the filters' part of a tile stays in L1.
+  // Tile by tile and chunk by chunk over the whole band, so that the filters' part stays in L1.
   void add_grad_x(float* grad_x) {
-    const bool is_narrow = shape_.k * shape_.patch() * 4 > kFilterBytesInL1;
-    for_each_tile(runs_, is_narrow, [&](auto runs, auto vecs, int64_t r, int64_t e, int lanes) {
-      for (const PixelList& list : pixel_lists_) {
-        live_tile<runs(), vecs()>(&band_pairs_[list.begin], list.count, packed_weight_ + e,
-                                  &packed_run_[r], grad_x + list.offset + e, &runs_.offset[r],
-                                  lanes);
+    for_each_tile(runs_, is_narrow_, [&](auto runs, auto vecs, int64_t r, int64_t e, int lanes) {
+      for (const std::vector<PixelList>& lists : pixel_lists_) {
+        for (const PixelList& list : lists) {
+          live_tile<runs(), vecs()>(&band_pairs_[list.begin], list.count, packed_weight_ + e,
+                                    &packed_run_[r], grad_x + list.offset + e, &runs_.offset[r],
+                                    lanes);
+        }
       }
     });
   }
@@ -233,17 +281,49 @@ class LiveGradients {
     std::fill(pixel_count_.begin(), pixel_count_.end(), 0);
     for (int64_t k = 0; k < shape_.k; ++k) {
       const int64_t j = s[k];
-      pixel_pairs_[j * shape_.k + pixel_count_[j]++] = {static_cast<int32_t>(k * shape_.patch()),
-                                                        to_float(g[k])};
+      pixel_pairs_[j * shape_.k + pixel_count_[j]++] = {filter_offset(k), to_float(g[k])};
     }
     for (int64_t j = 0; j < shape_.window(); ++j) {
       if (pixel_count_[j] == 0) continue;
-      const LivePair* pairs = &pixel_pairs_[j * shape_.k];
-      pixel_lists_.push_back(
-          {static_cast<int64_t>(band_pairs_.size()), pixel_count_[j], base + window_offset_[j]});
-      band_pairs_.insert(band_pairs_.end(), pairs, pairs + pixel_count_[j]);
+      append_pixel(&pixel_pairs_[j * shape_.k], pixel_count_[j], base + window_offset_[j]);
     }
   }
+
+  // Windows of one pixel: most channels are dead, so that the live ones are looked for.
+  template <typename T>
+  void list_one(const T* g, const uint8_t* s, int64_t base, int64_t capacity, bool wants_weight,
+                bool wants_x) {
+    int32_t count = 0;
+    for (int64_t first = 0; first < shape_.k; first += 64) {
+      uint64_t live = zero_bytes(s + first, std::min<int64_t>(64, shape_.k - first));
+      for (; live != 0; live &= live - 1) {
+        const int64_t k = first + __builtin_ctzll(live);
+        const float value = to_float(g[k]);
+        if (wants_weight) {
+          channel_pairs_[k * capacity + channel_count_[k]++] = {static_cast<int32_t>(base), value};
+        }
+        if (wants_x) pixel_pairs_[count++] = {filter_offset(k), value};
+      }
+    }
+    if (count > 0) append_pixel(pixel_pairs_.data(), count, base);
+  }
+
+  // A pixel's pairs, in ascending order of channels, each chunk to its own list.
+  void append_pixel(const LivePair* pairs, int64_t count, int64_t offset) {
+    int64_t begin = 0;
+    for (size_t chunk = 0; begin < count; ++chunk) {
+      const int64_t beyond = filter_offset((chunk + 1) * chunk_);
+      int64_t end = begin;
+      while (end < count && pairs[end].offset < beyond) ++end;
+      if (end == begin) continue;
+      pixel_lists_[chunk].push_back(
+          {static_cast<int64_t>(band_pairs_.size()), end - begin, offset});
+      band_pairs_.insert(band_pairs_.end(), pairs + begin, pairs + end);
+      begin = end;
+    }
+  }
+
+  int32_t filter_offset(int64_t k) const { return static_cast<int32_t>(k * filter_stride(shape_)); }
 
   // First layers: a run is shorter than a vector, so vectors go over output channels instead, and
   // every window pixel is visited with its gradient masked.
@@ -286,7 +366,7 @@ class LiveGradients {
     }
     for (int64_t p = row; p < end; ++p) {
       for (int64_t q = 0; q < shape_.pq; ++q) {
-        const int64_t at = (p * shape_.pq + q) * shape_.k + k;
+        const int64_t at = ((p - row) * shape_.pq + q) * shape_.k + k;
         const float* base =
             image + pixel_offset(shape_, p * shape_.pool_stride_h, q * shape_.pool_stride_w);
         Vec g[kTapVecs];
@@ -320,9 +400,8 @@ class LiveGradients {
   }
 
   template <typename T>
-  void add_bias(const T* grad, const uint8_t* slot) {
+  void add_bias(int64_t pixels, const T* grad, const uint8_t* slot) {
     const int32_t dead = static_cast<int32_t>(shape_.window());
-    const int64_t pixels = shape_.pp * shape_.pq;
     for (int64_t k = 0; k < shape_.k; k += kLanes) {
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, shape_.k - k));
       Vec total = {};
@@ -336,15 +415,16 @@ class LiveGradients {
 
   ConvShape shape_;
   Runs runs_;
-  const float* packed_weight_;  // [K][run][element]
-  float* grad_weight_;          // likewise, this thread's own; null if not wanted
+  const float* packed_weight_;  // as pack_patches
+  float* grad_weight_;          // [K][run][element], this thread's own; null if not wanted
   float* grad_bias_;            // [K], this thread's own; null if not wanted
-  bool by_taps_;
+  bool by_taps_, is_narrow_;
+  int64_t chunk_;  // channels whose filters are walked together for grad_x
   int64_t band_rows_;
   std::vector<int64_t> packed_run_, window_offset_, tap_offset_;
   std::unique_ptr<LivePair[]> channel_pairs_;
   std::vector<LivePair> pixel_pairs_, band_pairs_;
-  std::vector<PixelList> pixel_lists_;
+  std::vector<std::vector<PixelList>> pixel_lists_;  // of each chunk
   std::vector<int32_t> channel_count_, pixel_count_;
   std::vector<float> tap_sums_;  // [tap][K filled up]
 };
@@ -359,14 +439,14 @@ struct ConvGradients {
   T* grad_bias;
 };
 
-// Filters as [K][run][element], the order of a patch in the image.
+// Filters as [K][run][element], the order of a patch in the image, filter_stride apart.
 template <typename T>
-std::unique_ptr<float[]> pack_patches(const T* weight, const Strides& stride,
-                                      const ConvShape& shape, int threads) {
-  std::unique_ptr<float[]> packed(new float[shape.k * shape.patch()]);
+AlignedFloats pack_patches(const T* weight, const Strides& stride, const ConvShape& shape,
+                           int threads) {
+  AlignedFloats packed = aligned_floats(shape.k * filter_stride(shape));
   parallel_for(shape.k, threads, [&](int64_t begin, int64_t end, int) {
-    float* to = packed.get() + begin * shape.patch();
     for (int64_t k = begin; k < end; ++k) {
+      float* to = packed.get() + k * filter_stride(shape);
       for (int64_t r = 0; r < shape.r; ++r) {
         for (int64_t s = 0; s < shape.s; ++s) {
           const T* from = weight + k * stride.d0 + r * stride.d2 + s * stride.d3;
@@ -378,7 +458,7 @@ std::unique_ptr<float[]> pack_patches(const T* weight, const Strides& stride,
   return packed;
 }
 
-// All gradients of the batch. add_image(n, image, grad_x, gradients) adds those of image n.
+// All gradients of the batch. add_image(n, thread, image, grad_x, gradients) adds those of image n.
 // Each thread sums its share of the images; the sums are added in thread order.
 template <typename T, typename AddImage>
 void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
@@ -386,29 +466,31 @@ void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
                     const ConvGradients<T>& wanted, int threads, const AddImage& add_image) {
   const int64_t filters = shape.k * shape.patch();
   const int shares = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, shape.n)));
-  std::unique_ptr<float[]> packed;
+  AlignedFloats packed;
   if (wanted.grad_x != nullptr) packed = pack_patches(weight, weight_stride, shape, threads);
 
   const ImageReader<T> reader(x, x_stride, shape);
   const ImageWriter<T> writer(wanted.grad_x, wanted.grad_x_stride, shape);
-  const int64_t sums = (wanted.grad_weight != nullptr ? filters : 0) + shape.k;
-  const int64_t own_floats = sums + reader.scratch_floats() + writer.scratch_floats();
-  const std::unique_ptr<float[]> scratch(new float[own_floats * shares]);
+  const int64_t first_filter = whole_lines(shape.k);
+  const int64_t sums = first_filter + (wanted.grad_weight != nullptr ? whole_lines(filters) : 0);
+  const int64_t x_floats = whole_lines(reader.scratch_floats());
+  const int64_t own_floats = sums + x_floats + whole_lines(writer.scratch_floats());
+  const AlignedFloats scratch = aligned_floats(own_floats * shares);
   std::vector<LiveGradients> gradients;
   for (int i = 0; i < shares; ++i) {
     float* own = scratch.get() + i * own_floats;
     std::fill(own, own + sums, 0.0f);
     gradients.emplace_back(shape, packed.get(),
-                           wanted.grad_weight != nullptr ? own + shape.k : nullptr,
+                           wanted.grad_weight != nullptr ? own + first_filter : nullptr,
                            wanted.grad_bias != nullptr ? own : nullptr);
   }
   parallel_for(shape.n, shares, [&](int64_t begin, int64_t end, int thread) {
     float* own_x = scratch.get() + thread * own_floats + sums;
-    float* own_grad_x = own_x + reader.scratch_floats();
+    float* own_grad_x = own_x + x_floats;
     for (int64_t n = begin; n < end; ++n) {
       const float* image = reader.read(n, 0, shape.padded_h(), own_x);
       float* grad_x = writer.is_wanted() ? writer.begin(n, own_grad_x) : nullptr;
-      add_image(n, image, grad_x, &gradients[thread]);
+      add_image(n, thread, image, grad_x, &gradients[thread]);
       if (grad_x != nullptr) writer.finish(n, grad_x);
     }
     gradients[thread].finish();
@@ -425,7 +507,7 @@ void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
   if (wanted.grad_weight == nullptr) return;
   const Strides& stride = wanted.grad_weight_stride;
   parallel_for(shape.k, threads, [&](int64_t begin, int64_t end, int) {
-    int64_t at = shape.k + begin * shape.patch();
+    int64_t at = first_filter + begin * shape.patch();
     for (int64_t k = begin; k < end; ++k) {
       for (int64_t r = 0; r < shape.r; ++r) {
         for (int64_t s = 0; s < shape.s; ++s) {

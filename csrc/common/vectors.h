@@ -126,6 +126,19 @@ FASTMODEL_INLINE IVec load_bytes(const uint8_t* p, int n) {
 #endif
 }
 
+// Which of the first n <= 64 bytes are 0: bit i for byte i.
+FASTMODEL_INLINE uint64_t zero_bytes(const uint8_t* p, int64_t n) {
+#if defined(__AVX512F__)
+  const uint64_t first = ~uint64_t{0} >> (64 - n);
+  return _mm512_mask_cmpeq_epi8_mask(first, _mm512_maskz_loadu_epi8(first, p),
+                                     _mm512_setzero_si512());
+#else
+  uint64_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= uint64_t{p[i] == 0} << i;
+  return found;
+#endif
+}
+
 // The first n integers as bytes.
 FASTMODEL_INLINE void store_bytes(uint8_t* p, IVec v, int n) {
 #if defined(FASTMODEL_HAS_MASKS)

@@ -68,8 +68,7 @@ void band_forward(const ConvReluMaxpoolForward& a) {
   const int64_t ring_stride = filters.blocks * filters.block;
   const int64_t ring_floats = shape.pool_r * shape.q * ring_stride;
   const int64_t own_floats = ring_floats + whole_lines(reader.scratch_floats());
-  const int64_t shares =
-      std::max<int64_t>(1, std::min<int64_t>(a.threads, shape.n * shape.pp));
+  const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(a.threads, shape.n * shape.pp));
   const AlignedFloats scratch = aligned_floats(own_floats * shares);
 
   parallel_for(shape.n * shape.pp, a.threads, [&](int64_t begin, int64_t end, int thread) {
@@ -99,8 +98,9 @@ void band_forward(const ConvReluMaxpoolForward& a) {
                                                                  bias, ring, first, &p, &q);
       }
       const int64_t at = task * shape.pq * shape.k;
-      pool_row(shape, pp, [&](int64_t row) { return ring.row(row); }, ring.stride,
-               static_cast<T*>(a.out) + at, a.argmax + at);
+      pool_row(
+          shape, pp, [&](int64_t row) { return ring.row(row); }, ring.stride,
+          static_cast<T*>(a.out) + at, a.argmax + at);
     }
   });
 }

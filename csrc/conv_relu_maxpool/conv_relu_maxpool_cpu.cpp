@@ -2,13 +2,15 @@
 //
 // Forward keeps the pixels of a pool window x a block of output channels in accumulators, takes the
 // maximum and its position there, and writes one value and one byte per window: pixels that no
-// window covers are not computed. Where windows share pixels it goes by rows (band_forward.h). Backward sums over live pairs (common/conv_backward.h).
+// window covers are not computed. Where windows share pixels it goes by rows (band_forward.h).
+// Backward sums over live pairs (common/conv_backward.h).
 //
 // FLOPs forward: 2 * N * PP * PQ * window * K * C * R * S. Bytes: x once, weight once, out and a
 // quarter of it again for the bytes; arithmetic intensity is far above the ridge, so the FMA ports
 // are the floor.
 #include "common/conv_backward.h"
 #include "common/conv_forward.h"
+#include "conv_relu_maxpool/band_backward.h"
 #include "conv_relu_maxpool/band_forward.h"
 #include "conv_relu_maxpool/conv_relu_maxpool.h"
 #include "conv_relu_maxpool/window_max.h"
@@ -96,13 +98,14 @@ void forward_any(const ConvReluMaxpoolForward& a) {
 
 template <typename T>
 void backward(const ConvReluMaxpoolBackward& a) {
+  if (!a.shape.is_tiled()) return band_backward<T>(a);
   const int64_t plane = a.shape.pp * a.shape.pq * a.shape.k;
   const ConvGradients<T> wanted{static_cast<T*>(a.grad_x), a.grad_x_stride,
                                 static_cast<T*>(a.grad_weight), a.grad_weight_stride,
                                 static_cast<T*>(a.grad_bias)};
   conv_gradients(static_cast<const T*>(a.x), a.x_stride, static_cast<const T*>(a.weight),
                  a.weight_stride, a.shape, wanted, a.threads,
-                 [&](int64_t n, const float* image, float* grad_x, LiveGradients* gradients) {
+                 [&](int64_t n, int, const float* image, float* grad_x, LiveGradients* gradients) {
                    gradients->add(image, static_cast<const T*>(a.grad) + n * plane,
                                   a.argmax + n * plane, grad_x);
                  });

@@ -15,17 +15,13 @@ from fastmodel.ops import conv
 from fastmodel.ops.native import DTYPE_CODES, address, threads
 
 
-def forward_condition(x, weight, bias, stride, padding, dilation, groups, *pool):
+def forward_condition(x, weight, bias, stride, padding, dilation, groups, *_):
     """Why the kernel does not take this call, or None."""
-    if False and tuple(pool[2]) != (0, 0):
-        return "the pool has padding"
     return conv.native_condition(x, weight, padding, groups)
 
 
-def backward_condition(grad, x, weight, argmax, stride, padding, dilation, groups, *pool):
+def backward_condition(grad, x, weight, argmax, stride, padding, dilation, groups, *_):
     """Why the kernel does not take this call, or None."""
-    if False and tuple(pool[2]) != (0, 0):
-        return "the pool has padding"
     return conv.native_condition(x, weight, padding, groups)
 
 

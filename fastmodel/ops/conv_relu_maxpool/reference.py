@@ -3,9 +3,9 @@
     out = max_pool2d(relu(conv2d(x, weight, bias)))       x (N, C, H, W), weight (K, C/groups, R, S)
 
 Forward saves, beside x and weight, `argmax` (uint8, shape of out): the position of the maximum within its
-window, row by row and padding included (the first of equal ones; the last NaN), or the window's size if the maximum
-is not above 0, where the ReLU passes no gradient. The pool's padding is never a maximum. So backward needs
-neither out nor the convolution's output. Both outputs are channels_last.
+window, row by row and padding included (the first of equal ones; the last NaN), or the window's size if
+the maximum is not above 0, where the ReLU passes no gradient. The pool's padding is never a maximum. So
+backward needs neither out nor the convolution's output. Both outputs are channels_last.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 from fastmodel.ops import conv
 
 MOST_FORWARD_PATCH = 1536
+MOST_BAND_PATCH = 2048
 MOST_BACKWARD_FILTERS = 600 * 1024
 
 
@@ -18,9 +19,8 @@ def forward(
     x, weight, bias, stride, padding, dilation, groups, pool_kernel, pool_stride, pool_padding
 ):
     """None where the fused forward is the faster one, else the reason."""
-    if pool_kernel[0] > pool_stride[0] or pool_kernel[1] > pool_stride[1]:
-        return "windows overlap: their pixels would be computed more than once"
-    if weight.shape[1:].numel() > MOST_FORWARD_PATCH:
+    is_tiled = pool_kernel[0] <= pool_stride[0] and pool_kernel[1] <= pool_stride[1]
+    if weight.shape[1:].numel() > (MOST_FORWARD_PATCH if is_tiled else MOST_BAND_PATCH):
         return "filters are too large for the cache"
     return None
 
