@@ -13,9 +13,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/aligned.h"
 #include "common/conv_image.h"
 #include "common/threads.h"
+#include "common/workspace.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
@@ -441,12 +441,11 @@ struct ConvGradients {
 
 // Filters as [K][run][element], the order of a patch in the image, filter_stride apart.
 template <typename T>
-AlignedFloats pack_patches(const T* weight, const Strides& stride, const ConvShape& shape,
-                           int threads) {
-  AlignedFloats packed = aligned_floats(shape.k * filter_stride(shape));
+void pack_patches(const T* weight, const Strides& stride, const ConvShape& shape, int threads,
+                  float* packed) {
   parallel_for(shape.k, threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t k = begin; k < end; ++k) {
-      float* to = packed.get() + k * filter_stride(shape);
+      float* to = packed + k * filter_stride(shape);
       for (int64_t r = 0; r < shape.r; ++r) {
         for (int64_t s = 0; s < shape.s; ++s) {
           const T* from = weight + k * stride.d0 + r * stride.d2 + s * stride.d3;
@@ -455,7 +454,6 @@ AlignedFloats pack_patches(const T* weight, const Strides& stride, const ConvSha
       }
     }
   });
-  return packed;
 }
 
 // All gradients of the batch. add_image(n, thread, image, grad_x, gradients) adds those of image n.
@@ -466,8 +464,10 @@ void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
                     const ConvGradients<T>& wanted, int threads, const AddImage& add_image) {
   const int64_t filters = shape.k * shape.patch();
   const int shares = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, shape.n)));
-  AlignedFloats packed;
-  if (wanted.grad_x != nullptr) packed = pack_patches(weight, weight_stride, shape, threads);
+  const Workspace packed(wanted.grad_x != nullptr ? shape.k * filter_stride(shape) : 0);
+  if (wanted.grad_x != nullptr) {
+    pack_patches(weight, weight_stride, shape, threads, packed.get());
+  }
 
   const ImageReader<T> reader(x, x_stride, shape);
   const ImageWriter<T> writer(wanted.grad_x, wanted.grad_x_stride, shape);
@@ -475,7 +475,7 @@ void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
   const int64_t sums = first_filter + (wanted.grad_weight != nullptr ? whole_lines(filters) : 0);
   const int64_t x_floats = whole_lines(reader.scratch_floats());
   const int64_t own_floats = sums + x_floats + whole_lines(writer.scratch_floats());
-  const AlignedFloats scratch = aligned_floats(own_floats * shares);
+  const Workspace scratch(own_floats * shares);
   std::vector<LiveGradients> gradients;
   for (int i = 0; i < shares; ++i) {
     float* own = scratch.get() + i * own_floats;
@@ -498,7 +498,7 @@ void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
 
   const auto total = [&](int64_t at) {
     float sum = 0.0f;
-    for (int i = 0; i < shares; ++i) sum += scratch[i * own_floats + at];
+    for (int i = 0; i < shares; ++i) sum += scratch.get()[i * own_floats + at];
     return sum;
   };
   if (wanted.grad_bias != nullptr) {

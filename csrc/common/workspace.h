@@ -25,4 +25,7 @@ class Workspace {
   bool is_kept_;  // within the thread's kept block, or a block of its own
 };
 
+// `floats` filled up to whole cache lines.
+inline int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
+
 }  // namespace fastmodel

@@ -10,8 +10,8 @@
 // 112 x 112, where x, out and argmax together are 1.6 MB).
 #pragma once
 
-#include "common/aligned.h"
 #include "common/conv_forward.h"
+#include "common/workspace.h"
 #include "conv_relu_maxpool/conv_relu_maxpool.h"
 #include "conv_relu_maxpool/window_max.h"
 
@@ -69,7 +69,7 @@ void band_forward(const ConvReluMaxpoolForward& a) {
   const int64_t ring_floats = shape.pool_r * shape.q * ring_stride;
   const int64_t own_floats = ring_floats + whole_lines(reader.scratch_floats());
   const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(a.threads, shape.n * shape.pp));
-  const AlignedFloats scratch = aligned_floats(own_floats * shares);
+  const Workspace scratch(own_floats * shares);
 
   parallel_for(shape.n * shape.pp, a.threads, [&](int64_t begin, int64_t end, int thread) {
     const RowRing ring{scratch.get() + thread * own_floats, shape.pool_r, shape.q, ring_stride};

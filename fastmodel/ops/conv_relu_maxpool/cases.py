@@ -59,6 +59,13 @@ CASES = (
     _case("pool-padded-unevenly", ConvInputs((2, 5, 11, 12), 18), (5, 2), (1, 3), (2, 0)),
     _case("pool-padded-apart", ConvInputs((2, 5, 10, 9), 18), (2, 2), (2, 2), (1, 1)),
     _case("pool-padded-one-pixel", ConvInputs((1, 5, 3, 3), 18), (3, 3), (1, 1), (1, 1)),
+    # Patches that fill narrow tiles over two chunks of channels, and short runs of several widths.
+    _case("pool-3-chunked", ConvInputs((1, 32, 9, 9), 70), (3, 3), (2, 2)),
+    _case(
+        "stem-7x7", ConvInputs((2, 3, 21, 19), 20, (7, 7), (2, 2), (3, 3)), (3, 3), (2, 2), (1, 1)
+    ),
+    _case("stem-11x11", ConvInputs((1, 3, 31, 35), 64, (11, 11), (4, 4), (2, 2)), (3, 3), (2, 2)),
+    _case("first-layer-overlapping", ConvInputs((2, 1, 12, 13), 33), (3, 3), (2, 1), (1, 0)),
     _case("many-rows", ConvInputs((1, 3, 40, 40), 70)),
     _case("first-layer-strided", ConvInputs((2, 1, 13, 14), 33, stride=(2, 3))),
     _case("empty-batch", ConvInputs((0, 3, 8, 8), 5)),
@@ -68,4 +75,33 @@ CASES = (
     _case("cifar-64", ConvInputs((128, 64, 32, 32), 64, padding=(1, 1)), is_bench=True),
     _case("cifar-128", ConvInputs((128, 128, 16, 16), 128, padding=(1, 1)), is_bench=True),
     _case("cifar-256", ConvInputs((128, 256, 8, 8), 256, padding=(1, 1)), is_bench=True),
+    _case(
+        "alexnet-stem",
+        ConvInputs((8, 3, 224, 224), 64, (11, 11), (4, 4), (2, 2)),
+        (3, 3),
+        (2, 2),
+        is_bench=True,
+    ),
+    _case(
+        "alexnet-192",
+        ConvInputs((32, 64, 27, 27), 192, (5, 5), padding=(2, 2)),
+        (3, 3),
+        (2, 2),
+        is_bench=True,
+    ),
+    _case(
+        "alexnet-256",
+        ConvInputs((32, 384, 13, 13), 256, padding=(1, 1)),
+        (3, 3),
+        (2, 2),
+        is_bench=True,
+    ),
+    _case(
+        "resnet-stem",
+        ConvInputs((4, 3, 224, 224), 64, (7, 7), (2, 2), (3, 3)),
+        (3, 3),
+        (2, 2),
+        (1, 1),
+        is_bench=True,
+    ),
 )
