@@ -133,25 +133,11 @@ void depthwise_forward(const T* x, const float* weight, const float* bias, T* ou
           }
         }
       };
-      // The rows of x that the next output row adds, below pixels [first, last).
-      const auto fetch_below = [&](int64_t first, int64_t last) {
-        const int64_t below = top + (shape.r - 1) * shape.dilation_h + 1;
-        const int64_t left = std::min(shape.w, first * shape.stride_w);
-        const int64_t width = std::min(shape.w, last * shape.stride_w) - left;
-        for (int64_t y = std::max<int64_t>(0, below); y < std::min(shape.h, below + shape.stride_h);
-             ++y) {
-          prefetch(image + (y * shape.w + left) * c, width * c);
-        }
-      };
       for (int64_t q = 0; q < shape.q; ++q) {
         find_taps(q);
         const int64_t last = q == inner && inner < outer ? outer : q + 1;
-        for (int64_t next; q < last; q = next) {
-          next = std::min(last, q + 4 * kTapPixels);
-          fetch_below(q, next);
-          tap_row(taps, q, next, step, bias, c, write);
-        }
-        --q;
+        tap_row(taps, q, last, step, bias, c, write);
+        q = last - 1;
       }
     }
   });

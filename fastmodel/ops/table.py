@@ -105,10 +105,12 @@ def _winograd(op: str, pass_: str) -> Row:
     )
 
 
-def _depthwise(op: str, pass_: str) -> Row:
+def _depthwise(op: str, pass_: str, worth: str | None = None) -> Row:
     """The native kernels for filters that each see one channel of their own."""
     kernel, check = f"native_kernel:{pass_}_depthwise", "native_kernel:depthwise_condition"
-    return Row(op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check, evidence=_measured(op))
+    return Row(
+        op, pass_, "cpu", kernel, ("cpu",), _NATIVE_DTYPES, check, worth, evidence=_measured(op)
+    )
 
 
 def _library(op: str, pass_: str, condition: str | None = None) -> Row:
@@ -135,7 +137,7 @@ def _step(op: str, library_condition: str | None = None) -> tuple[Row, ...]:
 
 ROWS: tuple[Row, ...] = (
     *_step("adam", "library:refusal"),
-    _depthwise("conv_relu", "forward"),
+    _depthwise("conv_relu", "forward", "worth:forward_depthwise"),
     _winograd("conv_relu", "forward"),
     _native("conv_relu", "forward", "native_kernel:forward_condition", "worth:forward"),
     _library("conv_relu", "forward"),

@@ -17,7 +17,6 @@ from fastmodel.ops import conv
 from fastmodel.ops.conv_relu import reference
 from fastmodel.ops.native import DTYPE_CODES, address, threads
 
-
 # Ours is 1.3x oneDNN's grad_weight at 3 x 3 filters of stride 2 and at small images, 0.9x at 5 x 5 filters:
 # benchmarks/results/conv-relu-epyc-2core.json.
 _MOST_TAPS = 16
