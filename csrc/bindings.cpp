@@ -11,6 +11,7 @@ void bind_conv_relu_maxpool(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
 void bind_grad_norm(pybind11::module_& module);
 void bind_linear_relu(pybind11::module_& module);
+void bind_linear_relu_dropout(pybind11::module_& module);
 void bind_sgd(pybind11::module_& module);
 void bind_tensor_table(pybind11::module_& module);
 #if defined(FASTMODEL_SANITIZE)
@@ -29,6 +30,7 @@ PYBIND11_MODULE(_C, module) {
   fastmodel::bind_cross_entropy(module);
   fastmodel::bind_grad_norm(module);
   fastmodel::bind_linear_relu(module);
+  fastmodel::bind_linear_relu_dropout(module);
   fastmodel::bind_sgd(module);
 #if defined(FASTMODEL_SANITIZE)
   fastmodel::bind_planted(module);

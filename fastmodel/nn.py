@@ -4,5 +4,6 @@ from fastmodel.ops.conv_relu import ConvReLU2d
 from fastmodel.ops.conv_relu_maxpool import ConvReLUMaxPool2d
 from fastmodel.ops.cross_entropy import CrossEntropyLoss
 from fastmodel.ops.linear_relu import LinearReLU
+from fastmodel.ops.linear_relu_dropout import LinearReLUDropout
 
-__all__ = ["ConvReLU2d", "ConvReLUMaxPool2d", "CrossEntropyLoss", "LinearReLU"]
+__all__ = ["ConvReLU2d", "ConvReLUMaxPool2d", "CrossEntropyLoss", "LinearReLU", "LinearReLUDropout"]

@@ -26,6 +26,7 @@ LAYERS = (
         "fastmodel.ops.case",
         "fastmodel.ops.conv",
         "fastmodel.ops.conv_case",
+        "fastmodel.ops.linear",
         "fastmodel.ops.native",
         "fastmodel.ops.parameter_lists",
         "fastmodel.ops.stochastic_rounding",

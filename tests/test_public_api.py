@@ -15,8 +15,20 @@ NAMES = {
         *("Plan", "__version__", "errors", "functional", "kernels", "nn", "optim", "optimize"),
         *("plan_of", "use_backend"),
     },
-    fm.nn: {"ConvReLU2d", "ConvReLUMaxPool2d", "CrossEntropyLoss", "LinearReLU"},
-    fm.functional: {"conv_relu", "conv_relu_maxpool", "cross_entropy", "linear_relu"},
+    fm.nn: {
+        "ConvReLU2d",
+        "ConvReLUMaxPool2d",
+        "CrossEntropyLoss",
+        "LinearReLU",
+        "LinearReLUDropout",
+    },
+    fm.functional: {
+        "conv_relu",
+        "conv_relu_maxpool",
+        "cross_entropy",
+        "linear_relu",
+        "linear_relu_dropout",
+    },
     fm.optim: {"Adam", "AdamW", "SGD"},
 }
 STANDS_FOR = {
@@ -24,6 +36,7 @@ STANDS_FOR = {
     fm.nn.ConvReLUMaxPool2d: nn.Conv2d,
     fm.nn.CrossEntropyLoss: nn.CrossEntropyLoss,
     fm.nn.LinearReLU: nn.Linear,
+    fm.nn.LinearReLUDropout: nn.Linear,
     fm.optim.Adam: torch.optim.Adam,
     fm.optim.AdamW: torch.optim.AdamW,
     fm.optim.SGD: torch.optim.SGD,

@@ -68,6 +68,12 @@ FUNCTIONS = {
         lambda *args: F.relu(F.linear(*args), inplace=True),
         lambda *args: F.linear(*args).abs(),
     ),
+    # Its cases leave the dropout out, so that arms can be held against one answer.
+    "linear_relu_dropout": Function(
+        fm.functional.linear_relu_dropout,
+        lambda *args: F.dropout(F.relu(F.linear(*args[:3]), inplace=True), args[3], inplace=True),
+        lambda *args: F.linear(*args[:3]).abs(),
+    ),
 }
 
 

@@ -10,11 +10,11 @@
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
-// masked = grad where out is alive (not out <= 0), else 0; column_sums[c] = sum over rows of
-// masked, unless it is null. T is the tensors' type, M that of masked.
+// masked = scale * grad where out is alive (not out <= 0), else 0; column_sums[c] = sum over rows
+// of masked, unless it is null. T is the tensors' type, M that of masked.
 template <typename T, typename M>
 void relu_mask(const T* grad, const T* out, M* masked, T* column_sums, int64_t rows,
-               int64_t columns, int threads) {
+               int64_t columns, int threads, float scale = 1.0f) {
   const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, rows));
   const std::unique_ptr<float[]> sums(new float[shares * columns]());
   parallel_for(rows, threads, [&](int64_t begin, int64_t end, int thread) {
@@ -24,7 +24,7 @@ void relu_mask(const T* grad, const T* out, M* masked, T* column_sums, int64_t r
       for (int64_t c = 0; c < columns; c += kLanes) {
         const int lanes = static_cast<int>(std::min<int64_t>(kLanes, columns - c));
         const Vec y = load_first(out + at + c, lanes);
-        const Vec g = y <= 0.0f ? Vec{} : load_first(grad + at + c, lanes);
+        const Vec g = y <= 0.0f ? Vec{} : scale * load_first(grad + at + c, lanes);
         store_first(masked + at + c, g, lanes);
         store_first(own + c, load_first(own + c, lanes) + g, lanes);
       }

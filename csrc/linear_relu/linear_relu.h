@@ -1,5 +1,6 @@
 // linear_relu: out[m][o] = relu(sum_i x[m][i] * weight[o][i] + bias[o]), everything row-major.
-// Backward, with g = grad where the output lives (not out <= 0) and 0 elsewhere:
+// Backward, with g = scale * grad where the output lives (not out <= 0) and 0 elsewhere (the scale
+// is 1, and 1 / (1 - p) behind a dropout, which linear_relu_dropout has of its own):
 //   grad_x[m][i] = sum_o g[m][o] * weight[o][i]
 //   grad_weight[o][i] = sum_m g[m][o] * x[m][i]
 //   grad_bias[o] = sum_m g[m][o]
@@ -32,6 +33,7 @@ struct LinearReluBackward {
   void* grad_weight;   // as weight, or null
   void* grad_bias;     // (out_features), or null
   int64_t rows, in_features, out_features;
+  float scale;
   DType dtype;
   int threads;
 };
@@ -43,6 +45,7 @@ struct LinearReluMask {
   void* masked;      // (rows, out_features)
   void* grad_bias;   // (out_features), or null
   int64_t rows, out_features;
+  float scale;
   DType dtype;
   int threads;
 };

@@ -1,187 +1,31 @@
-// linear_relu on the CPU. No operand is repacked: forward takes dot products along in_features,
-// backward runs over rows whose in_features are contiguous, so every vector load is a plain one.
-//
-// FLOPs: 2 * rows * in * out forward, twice that backward. Bytes: weight dominates at training
-// batches (it is read once forward, read and written once backward); at 64 rows that is 32 FLOP a
-// byte of float32 weight, above the ridge of a desktop or server core, so the FMA ports are the
-// floor.
+// linear_relu on the CPU: common/linear.h with the mask of the ReLU before its backward.
+#include "common/linear.h"
 #include "common/relu_mask.h"
-#include "common/threads.h"
-#include "common/vectors.h"
 #include "linear_relu/linear_relu.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
-// 2 FMA ports x 4 cycles latency want at least 8 accumulators in flight; the tiles take what the
-// register file leaves beside their operands (32 registers with AVX-512, 16 below).
-#if defined(__AVX512F__)
-constexpr int kDotRows = 4, kDotOuts = 4;
-constexpr int kPanelRows = 6, kPanelVecs = 4;
-#else
-constexpr int kDotRows = 4, kDotOuts = 2;
-constexpr int kPanelRows = 4, kPanelVecs = 2;
-#endif
-
-// acc[r][o] = sum over i of x[r][i] * w[o][i] for a small tile of rows and outputs.
-template <int kRows, int kOuts, typename T>
-void dot_tile(const T* x, const T* w, int64_t in, float (&result)[kDotRows][kDotOuts]) {
-  Vec acc[kRows][kOuts];
-  FASTMODEL_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    FASTMODEL_UNROLL
-    for (int o = 0; o < kOuts; ++o) acc[r][o] = Vec{};
-  }
-  int64_t i = 0;
-  for (; i + kLanes <= in; i += kLanes) {
-    Vec wv[kOuts];
-    FASTMODEL_UNROLL
-    for (int o = 0; o < kOuts; ++o) wv[o] = load(w + o * in + i);
-    FASTMODEL_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Vec xv = load(x + r * in + i);
-      FASTMODEL_UNROLL
-      for (int o = 0; o < kOuts; ++o) acc[r][o] += xv * wv[o];
-    }
-  }
-  if (i < in) {
-    const int left = static_cast<int>(in - i);
-    FASTMODEL_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Vec xv = load_first(x + r * in + i, left);
-      FASTMODEL_UNROLL
-      for (int o = 0; o < kOuts; ++o) acc[r][o] += xv * load_first(w + o * in + i, left);
-    }
-  }
-  FASTMODEL_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    FASTMODEL_UNROLL
-    for (int o = 0; o < kOuts; ++o) result[r][o] = sum(acc[r][o]);
-  }
-}
-
 template <typename T>
 void forward(const LinearReluForward& a) {
-  const T* x = static_cast<const T*>(a.x);
-  const T* weight = static_cast<const T*>(a.weight);
-  const T* bias = static_cast<const T*>(a.bias);
-  T* out = static_cast<T*>(a.out);
-  const int64_t in = a.in_features, outs = a.out_features;
-  const auto write = [&](int64_t m, int64_t o, float value) {
-    if (bias != nullptr) value += to_float(bias[o]);
-    from_float(value <= 0.0f ? 0.0f : value, out + m * outs + o);
-  };
-  const int64_t blocks = (outs + kDotOuts - 1) / kDotOuts;
-  parallel_for(blocks, a.threads, [&](int64_t begin, int64_t end, int) {
-    float tile[kDotRows][kDotOuts];
-    for (int64_t o = begin * kDotOuts; o < std::min(end * kDotOuts, outs); o += kDotOuts) {
-      const T* w = weight + o * in;
-      const bool whole = o + kDotOuts <= outs;
-      int64_t m = 0;
-      for (; whole && m + kDotRows <= a.rows; m += kDotRows) {
-        dot_tile<kDotRows, kDotOuts>(x + m * in, w, in, tile);
-        for (int r = 0; r < kDotRows; ++r) {
-          for (int c = 0; c < kDotOuts; ++c) write(m + r, o + c, tile[r][c]);
-        }
-      }
-      for (; m < a.rows; ++m) {
-        for (int64_t c = 0; c < std::min<int64_t>(kDotOuts, outs - o); ++c) {
-          dot_tile<1, 1>(x + m * in, w + c * in, in, tile);
-          write(m, o + c, tile[0][0]);
-        }
-      }
-    }
-  });
-}
-
-// c[r][0 .. kVecs vectors) = sum over k of a(r, k) * b[k][...], a(r, k) = a[r * a_row + k * a_k].
-// Only the first `lanes` lanes of the last vector are read and written.
-template <int kRows, int kVecs, typename T>
-void panel_tile(const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, int64_t depth,
-                T* c, int64_t ldc, int lanes) {
-  Vec acc[kRows][kVecs];
-  FASTMODEL_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    FASTMODEL_UNROLL
-    for (int v = 0; v < kVecs; ++v) acc[r][v] = Vec{};
-  }
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec bv[kVecs];
-    FASTMODEL_UNROLL
-    for (int v = 0; v + 1 < kVecs; ++v) bv[v] = load(b + k * ldb + v * kLanes);
-    bv[kVecs - 1] = load_first(b + k * ldb + (kVecs - 1) * kLanes, lanes);
-    FASTMODEL_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Vec av = broadcast(a[r * a_row + k * a_k]);
-      FASTMODEL_UNROLL
-      for (int v = 0; v < kVecs; ++v) acc[r][v] += av * bv[v];
-    }
-  }
-  FASTMODEL_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    FASTMODEL_UNROLL
-    for (int v = 0; v + 1 < kVecs; ++v) store(c + r * ldc + v * kLanes, acc[r][v]);
-    store_first(c + r * ldc + (kVecs - 1) * kLanes, acc[r][kVecs - 1], lanes);
-  }
-}
-
-template <int kVecs, typename T>
-void panel(const float* a, int64_t a_row, int64_t a_k, int64_t rows, const T* b, int64_t ldb,
-           int64_t depth, T* c, int64_t ldc, int lanes) {
-  int64_t r = 0;
-  for (; r + kPanelRows <= rows; r += kPanelRows) {
-    panel_tile<kPanelRows, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc,
-                                  lanes);
-  }
-  for (; r + 2 <= rows; r += 2) {
-    panel_tile<2, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc, lanes);
-  }
-  for (; r < rows; ++r) {
-    panel_tile<1, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc, lanes);
-  }
-}
-
-// Columns [column, column + width) of c = a b, width at most kPanelVecs vectors.
-template <typename T>
-void panel_columns(const float* a, int64_t a_row, int64_t a_k, int64_t rows, const T* b,
-                   int64_t depth, T* c, int64_t columns, int64_t column) {
-  const int64_t width = std::min<int64_t>(columns - column, kPanelVecs * kLanes);
-  if (width == kPanelVecs * kLanes) {
-    panel<kPanelVecs>(a, a_row, a_k, rows, b + column, columns, depth, c + column, columns, kLanes);
-    return;
-  }
-  for (int64_t i = column; i < column + width; i += kLanes) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, column + width - i));
-    panel<1>(a, a_row, a_k, rows, b + i, columns, depth, c + i, columns, lanes);
-  }
+  linear_relu_forward(static_cast<const T*>(a.x), static_cast<const T*>(a.weight),
+                      static_cast<const T*>(a.bias), static_cast<T*>(a.out),
+                      {a.rows, a.in_features, a.out_features}, a.threads);
 }
 
 template <typename T>
 void backward(const LinearReluBackward& a) {
   relu_mask(static_cast<const T*>(a.grad), static_cast<const T*>(a.out), a.masked,
-            static_cast<T*>(a.grad_bias), a.rows, a.out_features, a.threads);
-  const T* x = static_cast<const T*>(a.x);
-  const T* weight = static_cast<const T*>(a.weight);
-  T* grad_x = static_cast<T*>(a.grad_x);
-  T* grad_weight = static_cast<T*>(a.grad_weight);
-  const int64_t in = a.in_features, outs = a.out_features;
-  constexpr int64_t kWidth = kPanelVecs * kLanes;
-  parallel_for((in + kWidth - 1) / kWidth, a.threads, [&](int64_t begin, int64_t end, int) {
-    for (int64_t column = begin * kWidth; column < std::min(end * kWidth, in); column += kWidth) {
-      if (grad_x != nullptr) {
-        panel_columns(a.masked, outs, 1, a.rows, weight, outs, grad_x, in, column);
-      }
-      if (grad_weight != nullptr) {
-        panel_columns(a.masked, 1, outs, outs, x, a.rows, grad_weight, in, column);
-      }
-    }
-  });
+            static_cast<T*>(a.grad_bias), a.rows, a.out_features, a.threads, a.scale);
+  linear_backward(a.masked, static_cast<const T*>(a.x), static_cast<const T*>(a.weight),
+                  static_cast<T*>(a.grad_x), static_cast<T*>(a.grad_weight),
+                  {a.rows, a.in_features, a.out_features}, a.threads);
 }
 
 template <typename T>
 void mask(const LinearReluMask& a) {
   relu_mask(static_cast<const T*>(a.grad), static_cast<const T*>(a.out), static_cast<T*>(a.masked),
-            static_cast<T*>(a.grad_bias), a.rows, a.out_features, a.threads);
+            static_cast<T*>(a.grad_bias), a.rows, a.out_features, a.threads, a.scale);
 }
 
 }  // namespace

@@ -29,6 +29,7 @@ from torch import nn
 from fastmodel.harness.records import Gate, GateCheck
 from fastmodel.harness.workloads.arms import Arm, Loop, torch_optimizer
 from fastmodel.harness.workloads.protocol import Options, Split, Workload
+from fastmodel.nn import LinearReLUDropout
 
 _MAX_BATCH_SIZE = 64  # kernels split their work by it, so it is that of the run where affordable
 _MULTIPLE = 4.0
@@ -211,7 +212,7 @@ def _error(value: torch.Tensor, reference: torch.Tensor) -> float:
 
 def _without_dropout(loop: Loop) -> Loop:
     for module in loop.model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+        if isinstance(module, (nn.modules.dropout._DropoutNd, LinearReLUDropout)):
             module.p = 0.0
     return loop
 

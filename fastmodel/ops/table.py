@@ -167,6 +167,12 @@ ROWS: tuple[Row, ...] = (
     _native("linear_relu", "backward", worth="worth:backward"),
     _library("linear_relu", "backward"),
     _reference("linear_relu", "backward"),
+    _native("linear_relu_dropout", "forward", worth="worth:forward"),
+    _library("linear_relu_dropout", "forward"),
+    _reference("linear_relu_dropout", "forward"),
+    _native("linear_relu_dropout", "backward", worth="worth:backward"),
+    _library("linear_relu_dropout", "backward"),
+    _reference("linear_relu_dropout", "backward"),
     *_step("sgd"),
 )
 

@@ -199,7 +199,9 @@ def _step(owner: nn.Module, node: fx.Node, value: fx.Node) -> patterns.Step:
         module = owner.get_submodule(str(node.target))
         step = patterns.step_of_module(module)
         reads_it_alone = node.args == (value,) and not node.kwargs
-        return step if reads_it_alone else patterns.Step("other", step.label)
+        # A dropout stays in the tree, with a mode and a p of its own, and has to be asked for both.
+        is_taken_in = reads_it_alone and step.dropout is None
+        return step if is_taken_in else patterns.Step("other", step.label)
     if node.op == "output":
         return patterns.Step("other", "returned")
     if node.op == "call_method":

@@ -1,4 +1,4 @@
-"""What can be fused: a Conv2d or Linear, and the ReLU and max-pool that follow it.
+"""What can be fused: a Conv2d or Linear, and the ReLU and max-pool or dropout that follow it.
 
 Sequences and graphs are both read as an anchor (the Conv2d or Linear) and the steps after it; `match` knows
 neither. max and ReLU commute, in value and in gradient (a window whose maximum is not positive passes none
@@ -15,7 +15,12 @@ from torch import nn
 
 import fastmodel.nn as fused_nn
 
-FUSED = (fused_nn.LinearReLU, fused_nn.ConvReLU2d, fused_nn.ConvReLUMaxPool2d)
+FUSED = (
+    fused_nn.LinearReLU,
+    fused_nn.LinearReLUDropout,
+    fused_nn.ConvReLU2d,
+    fused_nn.ConvReLUMaxPool2d,
+)
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,12 @@ class Step:
     """What is done next to the anchor's output."""
 
     kind: str
-    """ "relu", "pool", "fork" (the value has more readers than one, or none) or "other"."""
+    """ "relu", "pool", "dropout", "fork" (the value has more readers than one, or none) or "other"."""
     label: str
     refusal: str | None = None
-    """Why this ReLU or pool cannot be fused."""
+    """Why this ReLU, pool or dropout cannot be fused."""
     pool: nn.MaxPool2d | None = None
+    dropout: nn.Dropout | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,8 @@ def step_of_module(module: nn.Module) -> Step:
         return Step("relu", "ReLU", hooked)
     if type(module) is nn.MaxPool2d:
         return Step("pool", "MaxPool2d", hooked or pool_refusal(module), module)
+    if type(module) is nn.Dropout:
+        return Step("dropout", "Dropout", hooked, dropout=module)
     return Step("other", label)
 
 
@@ -124,7 +132,7 @@ def match(anchor: nn.Module, steps: Sequence[Step]) -> Match | Miss:
     refusal = anchor_refusal(anchor) or _relu_refusal(anchor, steps)
     if refusal is not None:
         return Miss(describe(anchor, steps), refusal)
-    return _linear(anchor) if type(anchor) is nn.Linear else _conv(anchor, steps)
+    return _linear(anchor, steps) if type(anchor) is nn.Linear else _conv(anchor, steps)
 
 
 def _relu_refusal(anchor: nn.Module, steps: Sequence[Step]) -> str | None:
@@ -144,12 +152,21 @@ def _relu_refusal(anchor: nn.Module, steps: Sequence[Step]) -> str | None:
     return f"{name} between it and the ReLU"
 
 
-def _linear(anchor: nn.Module) -> Match:
+def _linear(anchor: nn.Linear, steps: Sequence[Step]) -> Match:
+    dropout = steps[1].dropout if len(steps) > 1 and steps[1].refusal is None else None
+    # A dropout whose mode is not the layer's (Monte Carlo dropout) is left to itself.
+    if dropout is None or dropout.training != anchor.training:
+        return Match(
+            "Linear + ReLU",
+            1,
+            fused_nn.LinearReLU.from_torch,
+            nn.Sequential(anchor, nn.ReLU()),
+        )
     return Match(
-        "Linear + ReLU",
-        1,
-        fused_nn.LinearReLU.from_torch,
-        nn.Sequential(anchor, nn.ReLU()),
+        "Linear + ReLU + Dropout",
+        2,
+        lambda anchor: fused_nn.LinearReLUDropout.from_torch(anchor, dropout),
+        nn.Sequential(anchor, nn.ReLU(), nn.Dropout(dropout.p)),
     )
 
 

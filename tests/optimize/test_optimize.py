@@ -222,14 +222,16 @@ def test_a_strategy_decides_and_its_figures_are_kept(x):
 
 @pytest.mark.parametrize("make", [zoo.lenet, zoo.Functional], ids=["sequential", "fx"])
 def test_a_swap_that_disagrees_is_dropped(make, x, monkeypatch):
-    honest = fm.nn.LinearReLU.forward
-    monkeypatch.setattr(fm.nn.LinearReLU, "forward", lambda self, x: honest(self, x) + 0.01)
+    for kind in (fm.nn.LinearReLU, fm.nn.LinearReLUDropout):
+        monkeypatch.setattr(
+            kind, "forward", lambda self, x, honest=kind.forward: honest(self, x) + 0.01
+        )
     model = make().eval()
     fused = fm.optimize(model, x)
     plan = fm.plan_of(fused)
     assert {place.replacement for place in plan.swaps} <= {zoo.POOLED, zoo.CONV} and plan.swaps
     (dropped,) = [place for place in plan.left if "dropped" in place.reason]
-    assert dropped.pattern == "Linear + ReLU" and "differs by more than" in dropped.reason
+    assert dropped.pattern.startswith("Linear + ReLU") and "differs by more than" in dropped.reason
     torch.testing.assert_close(fused(x), model(x))
 
 
@@ -237,7 +239,7 @@ def test_a_swap_that_raises_is_dropped(x, monkeypatch):
     def refuse(self, x):
         raise ValueError("not today\nsecond line")
 
-    monkeypatch.setattr(fm.nn.LinearReLU, "forward", refuse)
+    monkeypatch.setattr(fm.nn.LinearReLUDropout, "forward", refuse)
     plan = fm.plan_of(fm.optimize(zoo.lenet(), x))
     (dropped,) = [place for place in plan.left if "dropped" in place.reason]
     assert "it raises ValueError: not today)" in dropped.reason
@@ -302,3 +304,43 @@ def test_plan_of_a_plain_model(x):
     for model in (zoo.lenet(), 3):
         with pytest.raises(InputError, match="plan_of: "):
             fm.plan_of(model)
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.25), nn.Linear(8, 3))
+
+
+def test_dropout_behind_a_linear_and_relu_is_taken_in():
+    plain, x = mlp(), torch.randn(500, 6)
+    fused = fm.optimize(plain, x)
+    (swap,) = fm.plan_of(fused).swaps
+    assert (swap.pattern, swap.replacement) == ("Linear + ReLU + Dropout", "LinearReLUDropout")
+    assert fused[0].p == 0.25 and fused[0].weight is plain[0].weight
+    assert list(fused.state_dict()) == list(plain.state_dict())
+    hidden = fused.train()[:3](x)
+    positive = plain[:2](x) > 0
+    torch.testing.assert_close(hidden[hidden > 0], (plain[:2](x) / 0.75)[hidden > 0])
+    assert 0.7 < (hidden > 0)[positive].double().mean() < 0.8
+    torch.testing.assert_close(fused.eval()(x), plain.eval()(x))
+
+
+def test_dropout_with_a_mode_or_listeners_of_its_own_is_left():
+    monte_carlo, hooked = mlp().eval(), mlp()
+    monte_carlo[2].train()
+    hooked[2].register_forward_hook(lambda *_: None)
+    for plain in (monte_carlo, hooked):
+        (swap,) = fm.plan_of(fm.optimize(plain, torch.randn(4, 6))).swaps
+        assert swap.replacement == "LinearReLU"
+
+
+def test_dropout_in_a_forward_of_ones_own_is_left():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.dropout = nn.Linear(6, 8), nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.dropout(self.linear(x).relu())
+
+    (swap,) = fm.plan_of(fm.optimize(Own(), torch.randn(4, 6))).swaps
+    assert swap.replacement == "LinearReLU"

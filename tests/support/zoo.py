@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 CONV, POOLED, LINEAR = "ConvReLU2d", "ConvReLUMaxPool2d", "LinearReLU"
+DROPPED = "LinearReLUDropout"
 
 
 @dataclass(frozen=True)
@@ -357,7 +358,7 @@ ENTRIES = (
         "lenet",
         lenet,
         image(),
-        {"0": POOLED, "3": CONV, "6": LINEAR},
+        {"0": POOLED, "3": CONV, "6": DROPPED},
         {"9": "no ReLU after it"},
     ),
     Entry(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from fastmodel.errors import InputError
-from fastmodel.ops import checks, eager, register
+from fastmodel.ops import eager, linear, register
 from fastmodel.ops.linear_relu import reference
 
 
@@ -16,11 +13,7 @@ def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _backward_fake(grad, x, weight, out, wanted):
-    return (
-        x.new_empty(x.shape if wanted[0] else (0,)),
-        x.new_empty(weight.shape if wanted[1] else (0,)),
-        x.new_empty((weight.shape[0],) if wanted[2] else (0,)),
-    )
+    return linear.gradients_like(x, weight, wanted)
 
 
 _forward = register.op(
@@ -53,16 +46,8 @@ register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward)
 
 
-def _forward_flops(x, weight, bias, *, out_shape=None, **_) -> int:
-    return 2 * math.prod(x) * weight[0]
-
-
-def _backward_flops(grad, x, weight, out, wanted, *, out_shape=None, **_) -> int:
-    return 2 * math.prod(x) * weight[0] * (wanted[0] + wanted[1])
-
-
-register.flops(_forward, _forward_flops)
-register.flops(_backward, _backward_flops)
+register.flops(_forward, linear.forward_flops)
+register.flops(_backward, linear.backward_flops)
 
 
 def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -81,17 +66,5 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         InputError: shapes, dtypes or devices do not fit together.
         BackendError: `use_backend` asked for a backend that cannot serve the call.
     """
-    if weight.dim() != 2:
-        raise InputError(
-            f"linear_relu: weight must have shape (out_features, in_features), "
-            f"it has {tuple(weight.shape)}"
-        )
-    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        raise InputError(
-            f"linear_relu: weight expects {weight.shape[1]} input features, x has shape "
-            f"{tuple(x.shape)}; pass x of shape (..., {weight.shape[1]})"
-        )
-    checks.floating("linear_relu", "x", x)
-    checks.bias_shape("linear_relu", bias, weight.shape[0])
-    checks.same_device_and_dtype("linear_relu", "x", x, weight=weight, bias=bias)
+    linear.check("linear_relu", x, weight, bias)
     return _call_forward(x, weight, bias)

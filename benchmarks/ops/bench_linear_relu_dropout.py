@@ -1,0 +1,5 @@
+"""Linear layer and ReLU, against PyTorch's."""
+
+
+def test_linear_relu_dropout(run):
+    run()

@@ -1,0 +1,145 @@
+"""What the ops of a linear layer share: checks, shapes, FLOPs, and the backward of its ReLU."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastmodel.env import native
+from fastmodel.errors import InputError
+from fastmodel.ops import checks
+from fastmodel.ops.native import DTYPE_CODES, address, threads
+
+
+def check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """x (..., in_features), weight (out_features, in_features) and bias (out_features,) fit together.
+
+    Raises:
+        InputError: they do not.
+    """
+    if weight.dim() != 2:
+        raise InputError(
+            f"{op}: weight must have shape (out_features, in_features), it has {tuple(weight.shape)}"
+        )
+    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        raise InputError(
+            f"{op}: weight expects {weight.shape[1]} input features, x has shape "
+            f"{tuple(x.shape)}; pass x of shape (..., {weight.shape[1]})"
+        )
+    checks.floating(op, "x", x)
+    checks.bias_shape(op, bias, weight.shape[0])
+    checks.same_device_and_dtype(op, "x", x, weight=weight, bias=bias)
+
+
+def forward_flops(x, weight, *_, out_shape=None, **__) -> int:
+    """Of the forward pass, from shapes."""
+    return 2 * math.prod(x) * weight[0]
+
+
+def backward_flops(grad, x, weight, *rest, out_shape=None, **_) -> int:
+    """Of the backward pass, from shapes; the last argument says which gradients are wanted."""
+    wanted = rest[-1]
+    return 2 * math.prod(x) * weight[0] * (wanted[0] + wanted[1])
+
+
+def gradients_like(x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """Unwritten gradients of x, weight and bias; empty for each that is not wanted."""
+    return (
+        x.new_empty(x.shape if wanted[0] else (0,)),
+        x.new_empty(weight.shape if wanted[1] else (0,)),
+        x.new_empty((weight.shape[0],) if wanted[2] else (0,)),
+    )
+
+
+def relu_forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """relu(x @ weight.T + bias)."""
+    x, weight = x.contiguous(), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    outs, ins = weight.shape
+    out = x.new_empty((*x.shape[:-1], outs))
+    native().linear_relu_forward_cpu(
+        address(x),
+        address(weight),
+        address(bias),
+        address(out),
+        out.numel() // max(outs, 1),
+        ins,
+        outs,
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    return out
+
+
+def relu_backward_cpu(
+    grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, scale: float, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of relu(x @ weight.T + bias), times `scale`; empty for each that is not wanted."""
+    grad, x, weight, out = grad.contiguous(), x.contiguous(), weight.contiguous(), out.contiguous()
+    outs, ins = weight.shape
+    grad_x, grad_weight, grad_bias = gradients_like(x, weight, wanted)
+    masked = grad.new_empty(grad.shape, dtype=torch.float32)
+    native().linear_relu_backward_cpu(
+        address(grad),
+        address(x),
+        address(weight),
+        address(out),
+        address(masked),
+        address(grad_x) if wanted[0] else 0,
+        address(grad_weight) if wanted[1] else 0,
+        address(grad_bias) if wanted[2] else 0,
+        grad.numel() // max(outs, 1),
+        ins,
+        outs,
+        scale,
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def relu_backward_library(
+    grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, scale: float, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As relu_backward_cpu, with the products left to PyTorch."""
+    outs, ins = weight.shape
+    rows = math.prod(x.shape[:-1])
+    grad = grad.reshape(rows, outs).contiguous()
+    out = out.contiguous()
+    masked = torch.empty_like(grad)
+    grad_bias = grad.new_empty(outs if wanted[2] else 0)
+    native().linear_relu_mask_cpu(
+        address(grad),
+        address(out),
+        address(masked),
+        address(grad_bias) if wanted[2] else 0,
+        rows,
+        outs,
+        scale,
+        DTYPE_CODES[x.dtype],
+        threads(),
+    )
+    return (
+        (masked @ weight).reshape(x.shape) if wanted[0] else grad.new_empty(0),
+        masked.T @ x.reshape(rows, ins) if wanted[1] else grad.new_empty(0),
+        grad_bias,
+    )
+
+
+MOST_FORWARD_ROWS, MOST_BACKWARD_ROWS = 256, 512
+MOST_WEIGHT_ELEMENTS = 1024 * 1024
+"""Bounds: float32 against the library row, 2 cores with AVX-512 (AMD EPYC 9005),
+benchmarks/results/epyc-2core/linear_relu.json: forward 1.5x at 64 rows of 1600 to 128 features, 1.4x at
+128 rows of 1024 to 1024, 0.92x to 1.07x at 512 rows in several runs; backward 2.1x, 1.9x and 2x.
+"""
+
+
+def small(x: Tensor, weight: Tensor, most_rows: int) -> str | None:
+    """None where the fused kernel is the faster one, else the reason; most_rows is the pass's bound."""
+    if weight.numel() > MOST_WEIGHT_ELEMENTS:
+        return "the weight is larger than any that was measured to win"
+    if x.numel() > most_rows * weight.shape[1]:
+        return "many rows: blocking over them pays"
+    return None
