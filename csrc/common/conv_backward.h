@@ -143,9 +143,11 @@ class LiveGradients {
       channel_count_.resize(shape.k);
     }
     if (packed_weight != nullptr) {
-      pixel_pairs_.resize((shape.window() + 1) * shape.k);
-      pixel_count_.resize(shape.window() + 1);
-      band_pairs_.reserve(band_rows_ * row_pairs);
+      band_pairs_.reset(new LivePair[band_rows_ * row_pairs + kLanes]);
+      for (int i = 0; i < kLanes; ++i) {
+        lane_[i] = i;
+        lane_filter_[i] = filter_offset(i);
+      }
       pixel_lists_.resize((shape.k + chunk_ - 1) / chunk_);
       for (std::vector<PixelList>& lists : pixel_lists_) {
         lists.reserve(band_rows_ * shape.pq * shape.window());
@@ -206,9 +208,9 @@ class LiveGradients {
   // Filters beyond this are walked in narrow tiles; an L1 of 32 KiB holds the rest of the working
   // set too.
   static constexpr int64_t kFilterBytesInL1 = 24 * 1024;
-  // So many channels at a time, whose part of a narrow tile fits.
+  // So many channels at a time, in whole vectors, whose part of a narrow tile fits.
   static constexpr int64_t kNarrowChunk =
-      kFilterBytesInL1 / (kTileRuns * kHalfTileVecs * kLanes * 4);
+      kFilterBytesInL1 / (kTileRuns * kHalfTileVecs * kLanes * 4) / kLanes * kLanes;
 
   // The live pairs of one pixel, band_pairs_[begin .. begin + count), and its patch's place in the
   // image.
@@ -222,17 +224,17 @@ class LiveGradients {
     const int64_t capacity = band_rows_ * shape_.pq;
     std::fill(channel_count_.begin(), channel_count_.end(), 0);
     for (std::vector<PixelList>& lists : pixel_lists_) lists.clear();
-    band_pairs_.clear();
+    band_count_ = 0;
     for (int64_t p = row; p < end; ++p) {
       for (int64_t q = 0; q < shape_.pq; ++q) {
         const int64_t pixel = ((p - row) * shape_.pq + q) * shape_.k;
         const int64_t base =
             pixel_offset(shape_, p * shape_.pool_stride_h, q * shape_.pool_stride_w);
-        if (shape_.window() == 1) {
-          list_one(grad + pixel, slot + pixel, base, capacity, wants_weight, grad_x != nullptr);
-          continue;
+        if (wants_weight && shape_.window() == 1) {
+          list_live_channels(grad + pixel, slot + pixel, base, capacity);
+        } else if (wants_weight) {
+          list_by_channel(grad + pixel, slot + pixel, base, capacity);
         }
-        if (wants_weight) list_by_channel(grad + pixel, slot + pixel, base, capacity);
         if (grad_x != nullptr) list_by_pixel(grad + pixel, slot + pixel, base);
       }
     }
@@ -276,50 +278,35 @@ class LiveGradients {
     }
   }
 
+  // The live channels of each pixel of a window, in ascending order, each chunk in its own list.
   template <typename T>
   void list_by_pixel(const T* g, const uint8_t* s, int64_t base) {
-    std::fill(pixel_count_.begin(), pixel_count_.end(), 0);
-    for (int64_t k = 0; k < shape_.k; ++k) {
-      const int64_t j = s[k];
-      pixel_pairs_[j * shape_.k + pixel_count_[j]++] = {filter_offset(k), to_float(g[k])};
-    }
     for (int64_t j = 0; j < shape_.window(); ++j) {
-      if (pixel_count_[j] == 0) continue;
-      append_pixel(&pixel_pairs_[j * shape_.k], pixel_count_[j], base + window_offset_[j]);
+      for (int64_t first = 0; first < shape_.k; first += chunk_) {
+        const int64_t begin = band_count_, last = std::min(shape_.k, first + chunk_);
+        for (int64_t k = first; k < last; k += kLanes) {
+          const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - k));
+          const IVec live = (load_bytes(s + k, lanes) == static_cast<int32_t>(j)) & (lane_ < lanes);
+          band_count_ += compress_pairs(&band_pairs_[band_count_], lane_filter_ + filter_offset(k),
+                                        load_first(g + k, lanes), live);
+        }
+        if (band_count_ == begin) continue;
+        pixel_lists_[first / chunk_].push_back(
+            {begin, band_count_ - begin, base + window_offset_[j]});
+      }
     }
   }
 
   // Windows of one pixel: most channels are dead, so that the live ones are looked for.
   template <typename T>
-  void list_one(const T* g, const uint8_t* s, int64_t base, int64_t capacity, bool wants_weight,
-                bool wants_x) {
-    int32_t count = 0;
+  void list_live_channels(const T* g, const uint8_t* s, int64_t base, int64_t capacity) {
     for (int64_t first = 0; first < shape_.k; first += 64) {
       uint64_t live = zero_bytes(s + first, std::min<int64_t>(64, shape_.k - first));
       for (; live != 0; live &= live - 1) {
         const int64_t k = first + __builtin_ctzll(live);
-        const float value = to_float(g[k]);
-        if (wants_weight) {
-          channel_pairs_[k * capacity + channel_count_[k]++] = {static_cast<int32_t>(base), value};
-        }
-        if (wants_x) pixel_pairs_[count++] = {filter_offset(k), value};
+        channel_pairs_[k * capacity + channel_count_[k]++] = {static_cast<int32_t>(base),
+                                                              to_float(g[k])};
       }
-    }
-    if (count > 0) append_pixel(pixel_pairs_.data(), count, base);
-  }
-
-  // A pixel's pairs, in ascending order of channels, each chunk to its own list.
-  void append_pixel(const LivePair* pairs, int64_t count, int64_t offset) {
-    int64_t begin = 0;
-    for (size_t chunk = 0; begin < count; ++chunk) {
-      const int64_t beyond = filter_offset((chunk + 1) * chunk_);
-      int64_t end = begin;
-      while (end < count && pairs[end].offset < beyond) ++end;
-      if (end == begin) continue;
-      pixel_lists_[chunk].push_back(
-          {static_cast<int64_t>(band_pairs_.size()), end - begin, offset});
-      band_pairs_.insert(band_pairs_.end(), pairs + begin, pairs + end);
-      begin = end;
     }
   }
 
@@ -422,10 +409,11 @@ class LiveGradients {
   int64_t chunk_;  // channels whose filters are walked together for grad_x
   int64_t band_rows_;
   std::vector<int64_t> packed_run_, window_offset_, tap_offset_;
-  std::unique_ptr<LivePair[]> channel_pairs_;
-  std::vector<LivePair> pixel_pairs_, band_pairs_;
+  std::unique_ptr<LivePair[]> channel_pairs_, band_pairs_;
+  int64_t band_count_ = 0;
+  IVec lane_ = {}, lane_filter_ = {};  // of each lane: its number, and the offset of its filter
   std::vector<std::vector<PixelList>> pixel_lists_;  // of each chunk
-  std::vector<int32_t> channel_count_, pixel_count_;
+  std::vector<int32_t> channel_count_;
   std::vector<float> tap_sums_;  // [tap][K filled up]
 };
 

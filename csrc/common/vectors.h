@@ -139,6 +139,35 @@ FASTMODEL_INLINE uint64_t zero_bytes(const uint8_t* p, int64_t n) {
 #endif
 }
 
+// Writes (index, value) of each lane where keep is set (all bits), one after the other, and returns
+// how many. What lies behind them, up to kLanes pairs in all, may be overwritten too.
+FASTMODEL_INLINE int compress_pairs(void* to, IVec index, Vec value, IVec keep) {
+#if defined(FASTMODEL_HAS_MASKS)
+  const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  const __m512i i = reinterpret_cast<__m512i>(index), v = reinterpret_cast<__m512i>(value);
+  const uint32_t kept = _mm512_movepi32_mask(reinterpret_cast<__m512i>(keep));
+  const __m512i first = _mm512_permutex2var_epi32(i, low, v);
+  const __m512i second = _mm512_permutex2var_epi32(i, high, v);
+  const int count = __builtin_popcount(kept & 0xFF);
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(kept & 0xFF, first));
+  _mm512_storeu_si512(static_cast<char*>(to) + 8 * count,
+                      _mm512_maskz_compress_epi64(kept >> 8, second));
+  return __builtin_popcount(kept);
+#else
+  int count = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    if (keep[i] == 0) continue;
+    const int32_t at = index[i];
+    const float lane = value[i];
+    std::memcpy(static_cast<char*>(to) + 8 * count, &at, 4);
+    std::memcpy(static_cast<char*>(to) + 8 * count + 4, &lane, 4);
+    ++count;
+  }
+  return count;
+#endif
+}
+
 // The first n integers as bytes.
 FASTMODEL_INLINE void store_bytes(uint8_t* p, IVec v, int n) {
 #if defined(FASTMODEL_HAS_MASKS)
