@@ -4,12 +4,14 @@
 // Bytes a parameter in float32: read p, g, m, v (16), write p, m, v (12): 28; amsgrad 36; scaled
 // gradients, which are unscaled in place, 32; bfloat16 moments 20. All in bfloat16: half of 28.
 // FLOPs: about 14, with one square root and one division, which AVX-512 delivers faster than memory
-// delivers 28 bytes: bandwidth is the floor. The random bits of bfloat16 moments take some 10
-// cycles for a vector of 16 (Philox, common/philox.h), within what memory takes for its 320 bytes.
+// delivers 28 bytes: bandwidth is the floor. The random bits of bfloat16 moments take some 25
+// instructions for a vector of 16 (Philox, common/philox.h), within what memory takes for its 320
+// bytes.
 #include <cmath>
 
 #include "adam/adam.h"
 #include "adam/stochastic_rounding.h"
+#include "common/prefetch.h"
 #include "common/tensor_list.h"
 #include "common/vectors.h"
 
@@ -65,6 +67,7 @@ void update(const AdamGroup& a, size_t t, const Correction& c, int64_t begin, in
   const float keep_second = static_cast<float>(a.beta2);
   const float new_second = static_cast<float>(1.0 - a.beta2);
   const float eps = static_cast<float>(a.eps);
+  const int64_t size = a.tensors->sizes[t];
   const bool is_new_light = new_first < 0.5f;
 
   // `bits` are 32 random ones a lane: the lower half is m's, the upper v's and vmax's. That vmax
@@ -77,6 +80,8 @@ void update(const AdamGroup& a, size_t t, const Correction& c, int64_t begin, in
         store_first(s, value, n);
       }
     };
+    prefetch(i, size, p, static_cast<const P*>(g), m, v);
+    if (kAmsgrad) prefetch(i, size, vmax);
     Vec param = load_first(p + i, n);
     Vec grad = load_first(g + i, n);
     if (is_scaled) {

@@ -4,6 +4,7 @@
 // float32 overflows: two conversions and two FMAs for a vector of 64 bytes, which memory takes
 // longer to deliver. Each chunk has a sum of its own and they are added in order: the same bits for
 // every number of threads.
+#include "common/prefetch.h"
 #include "common/tensor_list.h"
 #include "common/vectors.h"
 #include "grad_norm/grad_norm.h"
@@ -36,9 +37,11 @@ FASTMODEL_INLINE void add_squares(Sums& sums, Vec v) {
 }
 
 template <typename T>
-void add_squares(Sums (&sums)[2], const T* g, int64_t begin, int64_t end) {
+void add_squares(Sums (&sums)[2], const T* g, int64_t begin, int64_t end, int64_t size) {
   int64_t i = begin;
   for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
+    prefetch(i, size, g);
+    prefetch(i + kLanes, size, g);
     add_squares(sums[0], load(g + i));
     add_squares(sums[1], load(g + i + kLanes));
   }
@@ -65,10 +68,11 @@ void grad_square_sum_cpu(const GradSquareSum& args) {
     Sums sums[2];
     list.for_each_piece(chunk, [&](uint32_t table, uint32_t t, int64_t begin, int64_t end) {
       const void* const g = tables[table]->columns[1][t];
+      const int64_t size = tables[table]->sizes[t];
       if (tables[table]->dtype == DType::kFloat32) {
-        add_squares(sums, static_cast<const float*>(g), begin, end);
+        add_squares(sums, static_cast<const float*>(g), begin, end, size);
       } else {
-        add_squares(sums, static_cast<const BFloat16*>(g), begin, end);
+        add_squares(sums, static_cast<const BFloat16*>(g), begin, end, size);
       }
     });
     partial[chunk] = total(sums);

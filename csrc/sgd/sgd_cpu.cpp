@@ -4,6 +4,7 @@
 // Bytes a parameter in float32: read p, g and write p: 12; with momentum read and write b too: 20;
 // scaled gradients, which are unscaled in place, 4 more; bfloat16 half of that. FLOPs: 2 to 8:
 // bandwidth is the floor.
+#include "common/prefetch.h"
 #include "common/tensor_list.h"
 #include "common/vectors.h"
 #include "sgd/sgd.h"
@@ -26,9 +27,12 @@ void update(const SgdGroup& a, size_t t, int64_t begin, int64_t end) {
   const float lr = static_cast<float>(a.lr);
   const float momentum = static_cast<float>(a.momentum);
   const float undamped = static_cast<float>(1.0 - a.dampening);
+  const int64_t size = a.tensors->sizes[t];
   const bool is_first = kMomentum && a.are_first[t], is_nesterov = a.is_nesterov;
 
   const auto lanes = [&](int64_t i, int n) __attribute__((always_inline)) {
+    prefetch(i, size, p, static_cast<const T*>(g));
+    if (kMomentum) prefetch(i, size, b);
     const Vec param = load_first(p + i, n);
     Vec direction = load_first(g + i, n);
     if (is_scaled) {
