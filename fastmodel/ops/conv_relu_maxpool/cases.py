@@ -75,6 +75,11 @@ CASES = (
     _case("cifar-64", ConvInputs((128, 64, 32, 32), 64, padding=(1, 1)), is_bench=True),
     _case("cifar-128", ConvInputs((128, 128, 16, 16), 128, padding=(1, 1)), is_bench=True),
     _case("cifar-256", ConvInputs((128, 256, 8, 8), 256, padding=(1, 1)), is_bench=True),
+    _case("vgg-64", ConvInputs((4, 64, 224, 224), 64, padding=(1, 1)), is_bench=True),
+    _case("vgg-128", ConvInputs((4, 128, 112, 112), 128, padding=(1, 1)), is_bench=True),
+    _case("vgg-256", ConvInputs((4, 256, 56, 56), 256, padding=(1, 1)), is_bench=True),
+    _case("vgg-512", ConvInputs((4, 512, 28, 28), 512, padding=(1, 1)), is_bench=True),
+    _case("vgg-512-14", ConvInputs((8, 512, 14, 14), 512, padding=(1, 1)), is_bench=True),
     _case(
         "alexnet-stem",
         ConvInputs((8, 3, 224, 224), 64, (11, 11), (4, 4), (2, 2)),
