@@ -89,7 +89,7 @@ class TensorList {
 };
 
 // Threads take this many chunks in a row where there are enough of them: memory delivers long runs
-// faster: Adam on 25 tensors of 1M elements, two cores of an AMD EPYC (Zen 5), gains 5 to 10 % with
+// faster: Adam on 25 tensors of 1M elements, two cores of an AMD EPYC (Zen 5), gains 4 to 8 % with
 // 16 instead of 1, and no more with 64. A thread takes some 32 runs or more: all end together.
 inline int64_t chunks_in_a_row(int64_t chunks, int threads) {
   return std::clamp<int64_t>(chunks / (32 * int64_t{threads}), 1, 16);

@@ -75,13 +75,13 @@ def check_grad_scaler(opt, is_fused, max_grad_norm) -> None:
 
 
 def check_clip_threads(opt) -> None:
-    """The norm has the same bits for every number of threads, over tensors cut by its chunks."""
+    """The same bits for every number of threads, over tensors cut by chunks, enough of them for runs."""
     found = []
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
-            params = parameters((70_001,), (63,), (40_000,))
+            params = parameters((70_001,), (63,), (2_200_000,))
             optimizer = opt.make(params, max_grad_norm=0.5, **opt.full)
             give_grads(0, params)
             optimizer.step()
