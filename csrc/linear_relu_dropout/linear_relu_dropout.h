@@ -1,9 +1,8 @@
 // linear_relu_dropout: out = relu(x weight^T + bias) * keep / (1 - p); the product and its backward
 // are linear_relu's, here is the dropout of what it left.
 //
-// keep[i] is 1 where random[i] >= p * 2^32, i counting the elements of out row by row. Four in a
-// row come from one block of the generator: random[4 b .. 4 b + 3] = philox(counter b, key seed),
-// with ten rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+// keep[i] is 1 where random[i] >= p * 2^32, i counting the elements of out row by row and random[i]
+// as common/random_bits.h has it for tensor 0 and step 0.
 #pragma once
 
 #include <cstdint>

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastmodel as fm
 from fastmodel.ops.linear_relu_dropout.cases import CASES
-from fastmodel.ops.linear_relu_dropout.reference import philox
+from fastmodel.ops.stochastic_rounding import philox, random_bits
 
 
 def plain(x, weight, bias, p):
@@ -30,6 +30,11 @@ def test_forward_and_gradients_without_dropout(case, backend, dtype):
     op_checks.check_against_float64(OP, case, backend, dtype)
 
 
+def kept(seed: int, count: int, p: float) -> torch.Tensor:
+    """Which of `count` elements the seed keeps; the generator has its known answers in Adam's tests."""
+    return random_bits(torch.empty(count), 0, 0, seed) >= p * 2**32
+
+
 def with_seed(seed: int, p: float) -> OpUnderTest:
     """The op with one mask for every call, and the same from torch's own functions in any dtype."""
     drawn = torch.tensor(seed)
@@ -39,7 +44,7 @@ def with_seed(seed: int, p: float) -> OpUnderTest:
 
     def masked(x, weight, bias):
         out = torch.relu(F.linear(x, weight, bias))
-        keep = (philox(seed, out.numel()) >= p * 2**32).reshape(out.shape)
+        keep = kept(seed, out.numel(), p).reshape(out.shape)
         return out * (keep * (1 / (1 - p))).to(out.dtype)
 
     return OpUnderTest(OP.name, face, masked, CASES)
@@ -67,18 +72,40 @@ def test_forward_and_gradients_with_a_mask(index, backend, seed):
 def test_one_seed_is_one_mask_everywhere(size, backend, dtype):
     """Whichever kernel draws it, on however many threads."""
     x, weight = torch.ones(size, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype)
-    expected = (philox(77, size) >= 0.25 * 2**32).unsqueeze(1)
+    expected = kept(77, size, 0.25).unsqueeze(1)
     with fm.use_backend(backend):
         out = torch.ops.fastmodel.linear_relu_dropout(x, weight, None, torch.tensor(77), 0.25)
     assert torch.equal(out != 0, expected)
     torch.testing.assert_close(out, expected.to(dtype) / 0.75)
 
 
-def test_the_generator_is_philox():
-    """The known answer for counter 0 and key 0, published with the generator."""
-    assert philox(0, 4).tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    assert torch.equal(philox(2**40 + 3, 9), philox(2**40 + 3, 100)[:9])
-    assert not torch.equal(philox(1, 8), philox(1 + 2**32, 8))
+def test_the_mask_hangs_on_place_and_seed():
+    assert torch.equal(kept(2**40 + 3, 9, 0.5), kept(2**40 + 3, 300, 0.5)[:9])
+    assert not torch.equal(kept(1, 64, 0.5), kept(1 + 2**32, 64, 0.5))
+    # The first words of counter 0, 1, ... one after the other: the block is 64 elements.
+    words = philox((torch.arange(16), *[torch.zeros(16, dtype=torch.int64)] * 3), 7)
+    assert torch.equal(random_bits(torch.empty(64), 0, 0, 7), torch.cat(words))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_one_mask_for_every_thread_count(threads):
+    x, weight = torch.ones(1000, 1), torch.ones(333, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        out = torch.ops.fastmodel.linear_relu_dropout(x, weight, None, torch.tensor(5), 0.5)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(out.flatten() != 0, kept(5, out.numel(), 0.5))
+
+
+@everywhere
+@pytest.mark.parametrize("p", [1e-12, 1 - 2.0**-40])
+def test_a_rate_next_to_0_or_1_keeps_all_or_none(p, backend):
+    x, weight = torch.ones(100, 1), torch.ones(7, 1)
+    with fm.use_backend(backend):
+        out = torch.ops.fastmodel.linear_relu_dropout(x, weight, None, torch.tensor(5), p)
+    assert (out != 0).all() if p < 0.5 else not out.any()
 
 
 def ones_dropped(rows: int, columns: int, p: float) -> torch.Tensor:
@@ -169,6 +196,17 @@ def test_nan_and_infinity(backend):
         torch.testing.assert_close(
             op.face(x, weight, None), op.plain(x, weight, None), equal_nan=True
         )
+
+
+@everywhere
+def test_the_gradient_where_nan_was_dropped(backend):
+    """It passes, as NaN passes PyTorch's ReLU: out alone does not say that it was dropped as well."""
+    x, weight = torch.full((64, 1), math.nan), torch.ones(1, 1)
+    bias = torch.zeros(1, requires_grad=True)
+    with fm.use_backend(backend):
+        out = torch.ops.fastmodel.linear_relu_dropout(x, weight, bias, torch.tensor(5), 0.5)
+        out.backward(torch.ones_like(out))
+    assert out.isnan().all() and bias.grad.item() == 2 * 64
 
 
 @everywhere
