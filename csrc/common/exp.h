@@ -14,12 +14,21 @@
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
-// 2^n for -126 <= n <= 127.
-FASTMODEL_INLINE Vec power_of_two(IVec n) {
-  const IVec bits = (n + 127) << 23;
-  Vec v;
-  std::memcpy(&v, &bits, sizeof(v));
-  return v;
+// v * 2^n for whole n, -252 <= n <= 254.
+FASTMODEL_INLINE Vec scale(Vec v, Vec n) {
+#if defined(__AVX512F__)
+  return Vec(_mm512_maskz_scalef_ps(0xFFFF, __m512(v), __m512(n)));
+#else
+  // In two steps, because 2^n alone is out of range where the result is subnormal or near the top.
+  const auto power_of_two = [](IVec k) {
+    const IVec bits = (k + 127) << 23;
+    Vec power;
+    std::memcpy(&power, &bits, sizeof(power));
+    return power;
+  };
+  const IVec whole = __builtin_convertvector(n, IVec), half = whole >> 1;
+  return v * power_of_two(half) * power_of_two(whole - half);
+#endif
 }
 
 FASTMODEL_INLINE Vec exp(Vec x) {
@@ -27,13 +36,9 @@ FASTMODEL_INLINE Vec exp(Vec x) {
   x = x < -105.0f ? broadcast(-105.0f) : x;
   x = x > 90.0f ? broadcast(90.0f) : x;
 
-  // Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the sum.
+  // Adding and taking away 1.5 * 2^23 rounds to an integer.
   constexpr float kLog2E = 0x1.715476p+0f, kRound = 12582912.0f;
-  const Vec shifted = x * kLog2E + kRound;
-  const Vec n = shifted - kRound;
-  IVec shifted_bits;
-  std::memcpy(&shifted_bits, &shifted, sizeof(shifted));
-  const IVec power = shifted_bits - 0x4B400000;
+  const Vec n = (x * kLog2E + kRound) - kRound;
 
   // ln 2 in two parts; the high one has 15 significant bits, so n * high is exact without FMA too.
   constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
@@ -44,11 +49,7 @@ FASTMODEL_INLINE Vec exp(Vec x) {
   q = q * r + 0x1.5558f2p-5f;
   q = q * r + 0x1.555492p-3f;
   q = q * r + 0x1.fffffcp-2f;
-  const Vec value = (q * r * r + r) + 1.0f;
-
-  // In two steps, because 2^n alone is out of range where the result is subnormal or near the top.
-  const IVec half = power >> 1;
-  return value * power_of_two(half) * power_of_two(power - half);
+  return scale((q * r * r + r) + 1.0f, n);
 }
 
 }  // namespace
