@@ -21,6 +21,7 @@ from torch._C import (
 )
 from torch._C._autograd import _profiler_enabled
 from torch._C._functorch import is_functorch_wrapped_tensor as _is_functorch_wrapped_tensor
+from torch._C._functorch import is_legacy_batchedtensor as _is_legacy_batchedtensor
 from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
 from torch.nn import Parameter
 
@@ -80,6 +81,9 @@ def backward(target: torch._ops.OpOverload) -> Callable:
 
     def call(*args):
         if torch.is_grad_enabled() or not _is_plain(args[:tensors]):
+            return target(*args)
+        # Of a backward's tensors, only the incoming gradient can be many (`is_grads_batched`).
+        if _is_legacy_batchedtensor(args[0]):
             return target(*args)
         return dispatch.run(name, "backward", *args)
 

@@ -37,6 +37,17 @@ def test_a_plain_call_takes_the_short_way(name):
         assert FACES[name](x, weight, bias).grad_fn is None
 
 
+@everywhere
+def test_a_batch_of_gradients(name):
+    args = [value.requires_grad_() for value in inputs(name)]
+    out = FACES[name](*args)
+    grads = torch.randn(3, *out.shape)
+    found = torch.autograd.grad(out, args, grads, retain_graph=True, is_grads_batched=True)
+    for i, grad in enumerate(grads):
+        expected = torch.autograd.grad(out, args, grad, retain_graph=True)
+        torch.testing.assert_close([value[i] for value in found], list(expected))
+
+
 class SeenOps(TorchDispatchMode):
     """Records the ops that pass the dispatcher."""
 
