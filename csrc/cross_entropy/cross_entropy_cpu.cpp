@@ -4,7 +4,7 @@
 // summed from there), backward reads them once and writes their gradient. Forward that leaves the
 // gradient behind reads once and writes once: the second look at a row finds it in L2, up to some
 // 256k classes; in float32 its exponentials wait in the gradient's row to be divided by their sum.
-// 15 vector instructions for exp, so float32 logits beyond the caches are bound by memory, and a
+// 16 vector instructions for exp, so float32 logits beyond the caches are bound by memory, and a
 // large fresh gradient by the system, which clears its pages. Label smoothing and probabilities go
 // over the row once more, out of L2 likewise. The running maximum with its rescaled sum is the
 // online softmax of Milakov and Gimelshein (2018), by chunks instead of elements.
@@ -120,7 +120,7 @@ struct RowSum {
 };
 
 // out = exp(x - max), and their sum; reads x twice. `ahead` is the row to come, fetched meanwhile:
-// 7 % of 512 x 50,257 (2-core EPYC).
+// 6 % of 512 x 50,257 (2-core EPYC).
 RowSum row_exponentials(const float* x, int64_t classes, const float* ahead, float* out) {
   const float max = highest(x, classes);
   const Vec shift = shift_by(max);
