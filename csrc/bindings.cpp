@@ -12,6 +12,7 @@ void bind_cross_entropy(pybind11::module_& module);
 void bind_grad_norm(pybind11::module_& module);
 void bind_linear_relu(pybind11::module_& module);
 void bind_linear_relu_dropout(pybind11::module_& module);
+void bind_mse_loss(pybind11::module_& module);
 void bind_sgd(pybind11::module_& module);
 void bind_tensor_table(pybind11::module_& module);
 #if defined(FASTMODEL_SANITIZE)
@@ -31,6 +32,7 @@ PYBIND11_MODULE(_C, module) {
   fastmodel::bind_grad_norm(module);
   fastmodel::bind_linear_relu(module);
   fastmodel::bind_linear_relu_dropout(module);
+  fastmodel::bind_mse_loss(module);
   fastmodel::bind_sgd(module);
 #if defined(FASTMODEL_SANITIZE)
   fastmodel::bind_planted(module);

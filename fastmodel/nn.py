@@ -5,5 +5,13 @@ from fastmodel.ops.conv_relu_maxpool import ConvReLUMaxPool2d
 from fastmodel.ops.cross_entropy import CrossEntropyLoss
 from fastmodel.ops.linear_relu import LinearReLU
 from fastmodel.ops.linear_relu_dropout import LinearReLUDropout
+from fastmodel.ops.mse_loss import MSELoss
 
-__all__ = ["ConvReLU2d", "ConvReLUMaxPool2d", "CrossEntropyLoss", "LinearReLU", "LinearReLUDropout"]
+__all__ = [
+    "ConvReLU2d",
+    "ConvReLUMaxPool2d",
+    "CrossEntropyLoss",
+    "LinearReLU",
+    "LinearReLUDropout",
+    "MSELoss",
+]

@@ -21,6 +21,7 @@ NAMES = {
         "CrossEntropyLoss",
         "LinearReLU",
         "LinearReLUDropout",
+        "MSELoss",
     },
     fm.functional: {
         "conv_relu",
@@ -28,6 +29,7 @@ NAMES = {
         "cross_entropy",
         "linear_relu",
         "linear_relu_dropout",
+        "mse_loss",
     },
     fm.optim: {"Adam", "AdamW", "SGD"},
 }
@@ -37,6 +39,7 @@ STANDS_FOR = {
     fm.nn.CrossEntropyLoss: nn.CrossEntropyLoss,
     fm.nn.LinearReLU: nn.Linear,
     fm.nn.LinearReLUDropout: nn.Linear,
+    fm.nn.MSELoss: nn.MSELoss,
     fm.optim.Adam: torch.optim.Adam,
     fm.optim.AdamW: torch.optim.AdamW,
     fm.optim.SGD: torch.optim.SGD,
@@ -104,9 +107,10 @@ def test_a_module_is_made_from_pytorchs(name):
     assert inspect.ismethod(getattr(fm.nn, name).from_torch)
 
 
-def test_cross_entropy_has_pytorchs_signature():
-    ours = inspect.signature(fm.functional.cross_entropy).parameters
-    theirs = inspect.signature(nn.functional.cross_entropy).parameters
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse_loss"])
+def test_a_loss_has_pytorchs_signature(loss):
+    ours = inspect.signature(getattr(fm.functional, loss)).parameters
+    theirs = inspect.signature(getattr(nn.functional, loss)).parameters
     assert [(p.name, p.default) for p in ours.values()] == [
         (p.name, p.default) for p in theirs.values()
     ]

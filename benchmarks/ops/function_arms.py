@@ -74,6 +74,7 @@ FUNCTIONS = {
         lambda *args: F.dropout(F.relu(F.linear(*args[:3]), inplace=True), args[3], inplace=True),
         lambda *args: F.linear(*args[:3]).abs(),
     ),
+    "mse_loss": Function(fm.functional.mse_loss, F.mse_loss, backward_share=1),
 }
 
 

@@ -15,11 +15,9 @@
 
 #include "common/capability.h"
 #include "common/dtypes.h"
+#include "common/reduction.h"
 
 namespace fastmodel {
-
-// The codes that Python passes; see fastmodel/ops/cross_entropy/reference.py.
-enum class Reduction : int { kNone = 0, kMean = 1, kSum = 2 };
 
 struct CrossEntropyProblem {
   const void* x;             // (rows, classes)

@@ -173,6 +173,10 @@ ROWS: tuple[Row, ...] = (
     _native("linear_relu_dropout", "backward", worth="worth:backward"),
     _library("linear_relu_dropout", "backward"),
     _reference("linear_relu_dropout", "backward"),
+    _native("mse_loss", "forward"),
+    _reference("mse_loss", "forward"),
+    _native("mse_loss", "backward"),
+    _reference("mse_loss", "backward"),
     *_step("sgd"),
 )
 
