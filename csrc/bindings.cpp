@@ -10,8 +10,12 @@ void bind_conv_relu(pybind11::module_& module);
 void bind_conv_relu_maxpool(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
 void bind_grad_norm(pybind11::module_& module);
+void bind_linear_gelu(pybind11::module_& module);
 void bind_linear_relu(pybind11::module_& module);
 void bind_linear_relu_dropout(pybind11::module_& module);
+void bind_linear_sigmoid(pybind11::module_& module);
+void bind_linear_silu(pybind11::module_& module);
+void bind_linear_tanh(pybind11::module_& module);
 void bind_mse_loss(pybind11::module_& module);
 void bind_sgd(pybind11::module_& module);
 void bind_tensor_table(pybind11::module_& module);
@@ -30,8 +34,12 @@ PYBIND11_MODULE(_C, module) {
   fastmodel::bind_conv_relu_maxpool(module);
   fastmodel::bind_cross_entropy(module);
   fastmodel::bind_grad_norm(module);
+  fastmodel::bind_linear_gelu(module);
   fastmodel::bind_linear_relu(module);
   fastmodel::bind_linear_relu_dropout(module);
+  fastmodel::bind_linear_sigmoid(module);
+  fastmodel::bind_linear_silu(module);
+  fastmodel::bind_linear_tanh(module);
   fastmodel::bind_mse_loss(module);
   fastmodel::bind_sgd(module);
 #if defined(FASTMODEL_SANITIZE)

@@ -27,6 +27,7 @@ LAYERS = (
         "fastmodel.ops.conv",
         "fastmodel.ops.conv_case",
         "fastmodel.ops.linear",
+        "fastmodel.ops.linear_case",
         "fastmodel.ops.native",
         "fastmodel.ops.parameter_lists",
         "fastmodel.ops.stochastic_rounding",
@@ -44,6 +45,7 @@ LAYERS = (
     (
         "fastmodel.ops.register",
         "fastmodel.ops.eager",
+        "fastmodel.ops.linear_op",
         "fastmodel.ops.optimizers",
         "fastmodel.ops.modules",
     ),

@@ -32,6 +32,9 @@ class Function:
     """How far each output is from a decision; for the float64 arguments."""
     has_layouts: bool = False
     """PyTorch has a channels_last arm."""
+    timed_options: tuple | None = None
+    """What the last arguments are while the clock runs, where the numbers are checked without: a dropout's
+    rate, whose mask is another in each arm."""
     backward_share: int = 2
     """FLOPs of backward over those of forward: a product each for x and weight."""
 
@@ -54,6 +57,16 @@ def _pool_margin(*args) -> Tensor:
     return torch.minimum(first.abs(), first - second)
 
 
+def _linear_and(activation: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda *args: activation(F.linear(*args))
+
+
+def _linear_relu_dropout(x: Tensor, weight: Tensor, bias: Tensor | None, p: float) -> Tensor:
+    alive = F.relu(F.linear(x, weight, bias), inplace=True)
+    # The ReLU's backward reads its output, which the dropout must not change then.
+    return F.dropout(alive, p, inplace=not torch.is_grad_enabled())
+
+
 FUNCTIONS = {
     "conv_relu": Function(
         fm.functional.conv_relu, _conv_relu, lambda *args: F.conv2d(*args).abs(), has_layouts=True
@@ -68,12 +81,23 @@ FUNCTIONS = {
         lambda *args: F.relu(F.linear(*args), inplace=True),
         lambda *args: F.linear(*args).abs(),
     ),
-    # Its cases leave the dropout out, so that arms can be held against one answer.
     "linear_relu_dropout": Function(
         fm.functional.linear_relu_dropout,
-        lambda *args: F.dropout(F.relu(F.linear(*args[:3]), inplace=True), args[3], inplace=True),
+        _linear_relu_dropout,
         lambda *args: F.linear(*args[:3]).abs(),
+        timed_options=(0.5,),
     ),
+    **{
+        f"linear_{name}": Function(
+            getattr(fm.functional, f"linear_{name}"), _linear_and(activation)
+        )
+        for name, activation in (
+            ("gelu", F.gelu),
+            ("sigmoid", torch.sigmoid_),
+            ("silu", lambda pre: F.silu(pre, inplace=not pre.requires_grad)),
+            ("tanh", torch.tanh_),
+        )
+    },
     "mse_loss": Function(fm.functional.mse_loss, F.mse_loss, backward_share=1),
 }
 
@@ -89,8 +113,13 @@ def contest(op: str, case: Case, pass_: str, is_compiled: bool) -> arms.Contest:
     grad, expected = _float64(function, args, pass_)
 
     def make(call: Callable, layout: torch.memory_format | None = None):
-        run = _pass(call, _leaves(args, layout=layout), grad, pass_)
-        return run, run
+        leaves = _leaves(args, layout=layout)
+        answer = _pass(call, leaves, grad, pass_)
+        if function.timed_options is None:
+            return answer, answer
+        options = function.timed_options
+        run = _pass(call, (*leaves[: -len(options)], *options), grad, pass_)
+        return run, lambda: (run(), answer())[1]  # both warmed up
 
     found = arms.ours(op, lambda: make(function.face))
     layouts = {"": torch.contiguous_format}

@@ -1,4 +1,4 @@
-// exp of a float32 vector. Included by *_cpu.cpp files only.
+// exp and expm1 of a float32 vector. Included by *_cpu.cpp files only.
 //
 // exp(x) = 2^n * exp(r), n = round(x / ln 2), r = x - n * ln 2 in [-ln 2 / 2, ln 2 / 2], and
 // exp(r) = 1 + r + r^2 * q(r) with q of degree 4, the minimax fit of the relative error of exp(r)
@@ -31,11 +31,12 @@ FASTMODEL_INLINE Vec scale(Vec v, Vec n) {
 #endif
 }
 
-FASTMODEL_INLINE Vec exp(Vec x) {
-  // Beyond these bounds the result is 0 or +inf in float32; they keep n within two powers of two.
-  x = x < -105.0f ? broadcast(-105.0f) : x;
-  x = x > 90.0f ? broadcast(90.0f) : x;
+// exp(x) = 2^n * (1 + fraction).
+struct ExpParts {
+  Vec n, fraction;
+};
 
+FASTMODEL_INLINE ExpParts exp_parts(Vec x) {
   // Adding and taking away 1.5 * 2^23 rounds to an integer.
   constexpr float kLog2E = 0x1.715476p+0f, kRound = 12582912.0f;
   const Vec n = (x * kLog2E + kRound) - kRound;
@@ -49,7 +50,21 @@ FASTMODEL_INLINE Vec exp(Vec x) {
   q = q * r + 0x1.5558f2p-5f;
   q = q * r + 0x1.555492p-3f;
   q = q * r + 0x1.fffffcp-2f;
-  return scale((q * r * r + r) + 1.0f, n);
+  return {n, q * r * r + r};
+}
+
+FASTMODEL_INLINE Vec exp(Vec x) {
+  // Beyond these bounds the result is 0 or +inf in float32; they keep n within two powers of two.
+  x = x < -105.0f ? broadcast(-105.0f) : x;
+  x = x > 90.0f ? broadcast(90.0f) : x;
+  const ExpParts parts = exp_parts(x);
+  return scale(parts.fraction + 1.0f, parts.n);
+}
+
+// exp(x) - 1 for 0 <= x <= 80, without the cancellation near 0.
+FASTMODEL_INLINE Vec expm1(Vec x) {
+  const ExpParts parts = exp_parts(x);
+  return scale(parts.fraction, parts.n) + (scale(broadcast(1.0f), parts.n) - 1.0f);
 }
 
 }  // namespace

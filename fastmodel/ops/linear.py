@@ -1,10 +1,12 @@
-"""What the ops of a linear layer share: checks, shapes, FLOPs, and the backward of its ReLU."""
+"""What the ops of a linear layer share: checks, shapes, FLOPs, the wrappers of their kernels, and bounds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastmodel.env import native
@@ -50,6 +52,26 @@ def gradients_like(x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tenso
         x.new_empty(x.shape if wanted[0] else (0,)),
         x.new_empty(weight.shape if wanted[1] else (0,)),
         x.new_empty((weight.shape[0],) if wanted[2] else (0,)),
+    )
+
+
+def out_like(x: Tensor, weight: Tensor) -> Tensor:
+    """An unwritten output: (..., out_features)."""
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x @ weight.T + bias in plain PyTorch; empty for each that is not wanted."""
+    outs, ins = weight.shape
+    rows = math.prod(x.shape[:-1])
+    flat = grad.reshape(rows, outs)
+    unwanted = grad.new_empty
+    return (
+        grad @ weight if wanted[0] else unwanted(0),
+        flat.T @ x.reshape(rows, ins) if wanted[1] else unwanted(0),
+        flat.sum(0) if wanted[2] else unwanted(0),
     )
 
 
@@ -104,7 +126,7 @@ def relu_backward_library(
     grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, scale: float, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As relu_backward_cpu, with the products left to PyTorch."""
-    outs, ins = weight.shape
+    outs = weight.shape[0]
     rows = math.prod(x.shape[:-1])
     grad = grad.reshape(rows, outs).contiguous()
     out = out.contiguous()
@@ -121,11 +143,113 @@ def relu_backward_library(
         DTYPE_CODES[x.dtype],
         threads(),
     )
+    return _library_gradients(masked, x, weight, grad_bias, wanted)
+
+
+def _library_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, grad_bias: Tensor, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The products of a backward whose grad (rows, out_features) and grad_bias are made."""
     return (
-        (masked @ weight).reshape(x.shape) if wanted[0] else grad.new_empty(0),
-        masked.T @ x.reshape(rows, ins) if wanted[1] else grad.new_empty(0),
+        (grad @ weight).reshape(x.shape) if wanted[0] else grad.new_empty(0),
+        grad.T @ x.reshape(grad.shape[0], weight.shape[1]) if wanted[1] else grad.new_empty(0),
         grad_bias,
     )
+
+
+class NativeActivation:
+    """The wrappers of csrc/<op> for out = activation(pre), pre = x @ weight.T + bias.
+
+    `cpu` rows are the fused kernels, `library` rows leave the products to PyTorch. Backward reads `saved`,
+    of the output's shape, which is for the op's kernels to interpret.
+    """
+
+    def __init__(self, op: str) -> None:
+        self._op = op
+
+    def _kernel(self, pass_: str) -> Callable[..., None]:
+        return getattr(native(), f"{self._op}_{pass_}_cpu")
+
+    def forward_cpu(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, keeps_pre: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """out, and pre, which is empty where it is not kept."""
+        x, weight = x.contiguous(), weight.contiguous()
+        bias = None if bias is None else bias.contiguous()
+        outs, ins = weight.shape
+        out = out_like(x, weight)
+        pre = torch.empty_like(out) if keeps_pre else out.new_empty(0)
+        self._kernel("forward")(
+            address(x),
+            address(weight),
+            address(bias),
+            address(out),
+            address(pre) if keeps_pre else 0,
+            out.numel() // max(outs, 1),
+            ins,
+            outs,
+            DTYPE_CODES[x.dtype],
+            threads(),
+        )
+        return out, pre
+
+    def forward_library(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, keeps_pre: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As forward_cpu."""
+        pre = F.linear(x, weight, bias).contiguous()
+        out = torch.empty_like(pre) if keeps_pre else pre
+        self._kernel("apply")(
+            address(pre), address(out), out.numel(), DTYPE_CODES[x.dtype], threads()
+        )
+        return out, pre if keeps_pre else out.new_empty(0)
+
+    def backward_cpu(
+        self, grad: Tensor, x: Tensor, weight: Tensor, saved: Tensor, wanted: list[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, weight and bias; empty for each that is not wanted."""
+        grad, saved = grad.contiguous(), saved.contiguous()
+        x, weight = x.contiguous(), weight.contiguous()
+        outs, ins = weight.shape
+        grad_x, grad_weight, grad_bias = gradients_like(x, weight, wanted)
+        chained = grad.new_empty(grad.shape, dtype=torch.float32)
+        self._kernel("backward")(
+            address(grad),
+            address(x),
+            address(weight),
+            address(saved),
+            address(chained),
+            address(grad_x) if wanted[0] else 0,
+            address(grad_weight) if wanted[1] else 0,
+            address(grad_bias) if wanted[2] else 0,
+            grad.numel() // max(outs, 1),
+            ins,
+            outs,
+            DTYPE_CODES[x.dtype],
+            threads(),
+        )
+        return grad_x, grad_weight, grad_bias
+
+    def backward_library(
+        self, grad: Tensor, x: Tensor, weight: Tensor, saved: Tensor, wanted: list[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As backward_cpu."""
+        outs = weight.shape[0]
+        rows = math.prod(x.shape[:-1])
+        grad, saved = grad.reshape(rows, outs).contiguous(), saved.contiguous()
+        chained = torch.empty_like(grad)
+        grad_bias = grad.new_empty(outs if wanted[2] else 0)
+        self._kernel("chain")(
+            address(grad),
+            address(saved),
+            address(chained),
+            address(grad_bias) if wanted[2] else 0,
+            rows,
+            outs,
+            DTYPE_CODES[x.dtype],
+            threads(),
+        )
+        return _library_gradients(chained, x, weight, grad_bias, wanted)
 
 
 MOST_FORWARD_ROWS, MOST_BACKWARD_ROWS = 256, 512

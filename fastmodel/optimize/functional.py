@@ -30,6 +30,13 @@ from fastmodel.optimize.trial import Observation
 
 _RELU_FUNCTIONS = (F.relu, torch.relu, torch.relu_)
 _RELU_METHODS = ("relu", "relu_")
+_ACTIVATION_FUNCTIONS = {
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_), "Sigmoid"),
+    **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_), "Tanh"),
+    F.gelu: "GELU",
+    F.silu: "SiLU",
+}
+_ACTIVATION_METHODS = {"sigmoid": "Sigmoid", "sigmoid_": "Sigmoid", "tanh": "Tanh", "tanh_": "Tanh"}
 _POOL_FUNCTIONS = (F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices)
 
 
@@ -207,9 +214,14 @@ def _step(owner: nn.Module, node: fx.Node, value: fx.Node) -> patterns.Step:
     if node.op == "call_method":
         if node.target in _RELU_METHODS:
             return patterns.Step("relu", "ReLU")
+        if node.target in _ACTIVATION_METHODS:
+            return patterns.activation_step(_ACTIVATION_METHODS[node.target])
         return patterns.Step("other", f"x.{node.target}()")
     if node.target in _RELU_FUNCTIONS:
         return patterns.Step("relu", "ReLU")
+    if node.target in _ACTIVATION_FUNCTIONS:
+        name = _ACTIVATION_FUNCTIONS[node.target]
+        return patterns.activation_step(name, str(node.kwargs.get("approximate", "none")))
     if node.target in _POOL_FUNCTIONS:
         return _pool_step(node, value)
     return patterns.Step("other", getattr(node.target, "__name__", str(node.target)))

@@ -1,4 +1,4 @@
-"""What can be fused: a Conv2d or Linear, and the ReLU and max-pool or dropout that follow it.
+"""What can be fused: a Conv2d or Linear, and the activation and max-pool or dropout that follow it.
 
 Sequences and graphs are both read as an anchor (the Conv2d or Linear) and the steps after it; `match` knows
 neither. max and ReLU commute, in value and in gradient (a window whose maximum is not positive passes none
@@ -15,9 +15,18 @@ from torch import nn
 
 import fastmodel.nn as fused_nn
 
+# Activations that only a Linear takes in: the label of their step, the module, the fused module.
+LINEAR_ACTIVATIONS: dict[str, tuple[type[nn.Module], Any]] = {
+    "Sigmoid": (nn.Sigmoid, fused_nn.LinearSigmoid),
+    "Tanh": (nn.Tanh, fused_nn.LinearTanh),
+    "GELU": (nn.GELU, fused_nn.LinearGELU),
+    "SiLU": (nn.SiLU, fused_nn.LinearSiLU),
+}
+
 FUSED = (
     fused_nn.LinearReLU,
     fused_nn.LinearReLUDropout,
+    *(fused for _, fused in LINEAR_ACTIVATIONS.values()),
     fused_nn.ConvReLU2d,
     fused_nn.ConvReLUMaxPool2d,
 )
@@ -28,10 +37,11 @@ class Step:
     """What is done next to the anchor's output."""
 
     kind: str
-    """ "relu", "pool", "dropout", "fork" (the value has more readers than one, or none) or "other"."""
+    """ "relu", "activation" (of LINEAR_ACTIVATIONS), "pool", "dropout", "fork" (the value has more readers
+    than one, or none) or "other"."""
     label: str
     refusal: str | None = None
-    """Why this ReLU, pool or dropout cannot be fused."""
+    """Why this activation, pool or dropout cannot be fused."""
     pool: nn.MaxPool2d | None = None
     dropout: nn.Dropout | None = None
 
@@ -105,6 +115,9 @@ def step_of_module(module: nn.Module) -> Step:
     hooked = f"the {label} has hooks" if has_hooks(module) else None
     if type(module) is nn.ReLU:
         return Step("relu", "ReLU", hooked)
+    for name, (plain, _) in LINEAR_ACTIVATIONS.items():
+        if type(module) is plain:
+            return activation_step(name, getattr(module, "approximate", "none"), hooked)
     if type(module) is nn.MaxPool2d:
         return Step("pool", "MaxPool2d", hooked or pool_refusal(module), module)
     if type(module) is nn.Dropout:
@@ -112,8 +125,20 @@ def step_of_module(module: nn.Module) -> Step:
     return Step("other", label)
 
 
+def activation_step(name: str, approximate: str = "none", refusal: str | None = None) -> Step:
+    """One of LINEAR_ACTIVATIONS as a step; `approximate` is GELU's."""
+    if approximate != "none":
+        refusal = refusal or f"the {name} is approximated by {approximate}"
+    return Step("activation", name, refusal)
+
+
 def describe(anchor: nn.Module, steps: Sequence[Step]) -> str:
-    """The chain in words, as far as its ReLU: "Conv2d + BatchNorm2d + ReLU"; alone where it has none."""
+    """The chain in words, as far as its ReLU: "Conv2d + BatchNorm2d + ReLU"; alone where it has none.
+
+    A Linear's own activation is named likewise.
+    """
+    if _is_linear_with_activation(anchor, steps):
+        return f"{type(anchor).__name__} + {steps[0].label}"
     labels, steps = [type(anchor).__name__], steps[:2]
     if any(step.kind == "relu" for step in steps):
         while steps and steps[0].kind != "fork":
@@ -129,10 +154,19 @@ def match(anchor: nn.Module, steps: Sequence[Step]) -> Match | Miss:
         anchor: a Conv2d or Linear.
         steps: what follows, each the only reader of the one before; two are enough.
     """
-    refusal = anchor_refusal(anchor) or _relu_refusal(anchor, steps)
+    is_activated = _is_linear_with_activation(anchor, steps)
+    step_refusal = steps[0].refusal if is_activated else _relu_refusal(anchor, steps)
+    refusal = anchor_refusal(anchor) or step_refusal
     if refusal is not None:
         return Miss(describe(anchor, steps), refusal)
+    if is_activated:
+        plain, fused = LINEAR_ACTIVATIONS[steps[0].label]
+        return Match(describe(anchor, steps), 1, fused.from_torch, nn.Sequential(anchor, plain()))
     return _linear(anchor, steps) if type(anchor) is nn.Linear else _conv(anchor, steps)
+
+
+def _is_linear_with_activation(anchor: nn.Module, steps: Sequence[Step]) -> bool:
+    return isinstance(anchor, nn.Linear) and bool(steps) and steps[0].kind == "activation"
 
 
 def _relu_refusal(anchor: nn.Module, steps: Sequence[Step]) -> str | None:

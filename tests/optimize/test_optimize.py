@@ -344,3 +344,51 @@ def test_dropout_in_a_forward_of_ones_own_is_left():
 
     (swap,) = fm.plan_of(fm.optimize(Own(), torch.randn(4, 6))).swaps
     assert swap.replacement == "LinearReLU"
+
+
+ACTIVATIONS = {
+    "Sigmoid": (nn.Sigmoid, (F.sigmoid, torch.sigmoid, lambda x: x.sigmoid_())),
+    "Tanh": (nn.Tanh, (F.tanh, torch.tanh_, lambda x: x.tanh())),
+    "GELU": (nn.GELU, (F.gelu,)),
+    "SiLU": (nn.SiLU, (F.silu, lambda x: F.silu(x, inplace=True))),
+}
+
+
+class Activated(nn.Module):
+    """A Linear and a function behind it, in a forward of its own."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.linear, self.function = nn.Linear(6, 8), function
+
+    def forward(self, x):
+        return self.function(self.linear(x)) * 2
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_behind_a_linear_is_taken_in(name):
+    module, functions = ACTIVATIONS[name]
+    x = torch.randn(5, 6)
+    models = [nn.Sequential(nn.Linear(6, 8), module(), nn.Linear(8, 3)), *map(Activated, functions)]
+    for plain in models:
+        fused = fm.optimize(plain, x)
+        (swap,) = fm.plan_of(fused).swaps
+        assert (swap.pattern, swap.replacement) == (f"Linear + {name}", f"Linear{name}")
+        torch.testing.assert_close(fused(x), plain(x))
+        assert list(fused.state_dict()) == list(plain.state_dict())
+
+
+def test_what_an_activation_cannot_be_taken_in_for():
+    gelu = nn.Sequential(nn.Linear(6, 8), nn.GELU("tanh"))
+    hooked = nn.Sequential(nn.Linear(6, 8), nn.Tanh())
+    hooked[1].register_forward_hook(lambda *_: None)
+    for plain, reason in (
+        (gelu, "the GELU is approximated by tanh"),
+        (Activated(lambda x: F.gelu(x, approximate="tanh")), "the GELU is approximated by tanh"),
+        (hooked, "the Tanh has hooks"),
+    ):
+        plan = fm.plan_of(fm.optimize(plain, torch.randn(4, 6)))
+        assert not plan.swaps and plan.left[0].reason == reason
+    conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid())
+    (left,) = fm.plan_of(fm.optimize(conv, torch.randn(1, 1, 5, 5))).left
+    assert left.reason == "no ReLU after it (next: Sigmoid)"

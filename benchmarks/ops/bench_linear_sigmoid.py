@@ -1,0 +1,5 @@
+"""Linear layer and sigmoid, against PyTorch's."""
+
+
+def test_linear_sigmoid(run):
+    run()

@@ -1,0 +1,5 @@
+"""Linear layer and SiLU, against PyTorch's."""
+
+
+def test_linear_silu(run):
+    run()

@@ -1,0 +1,118 @@
+"""Ops that are a linear layer and an elementwise activation, as PyTorch ops.
+
+`from_out` is for an activation whose derivative follows from its output, `from_pre` for one that needs what
+it was applied to, pre = x @ weight.T + bias. Each op's own folder has its mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastmodel.ops import eager, linear, register
+
+_INPUTS = "Tensor x, Tensor weight, Tensor? bias"
+
+
+def _backward_op(name: str, saved: str, reference: Callable) -> torch._ops.OpOverload:
+    """The op of the backward pass, which is differentiable through the reference."""
+
+    def fake(grad, x, weight, saved, wanted):
+        return linear.gradients_like(x, weight, wanted)
+
+    target = register.op(
+        f"{name}_backward(Tensor grad, Tensor x, Tensor weight, Tensor {saved}, bool[3] wanted)"
+        " -> (Tensor, Tensor, Tensor)",
+        fake=fake,
+        pass_="backward",
+    )
+    register.autograd_through_reference(target, reference)
+    register.flops(target, linear.backward_flops)
+    return target
+
+
+def _finish(
+    forward: torch._ops.OpOverload, setup_context: Callable, derivative: Callable
+) -> Callable:
+    """Autograd, autocast and FLOPs of a forward op; the callable that answers as it does."""
+    register.autograd(forward, setup_context, derivative)
+    register.autocast(forward)
+    register.flops(forward, linear.forward_flops)
+    return eager.forward(forward, setup_context, derivative)
+
+
+def from_out(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
+    """Register `name` and its backward.
+
+    Args:
+        name: of the op, in the kernel table too.
+        reference_backward: (grad, x, weight, out, wanted) to the gradients of x, weight and bias.
+
+    Returns:
+        (x, weight, bias) to out.
+    """
+
+    def fake(x, weight, bias):
+        return linear.out_like(x, weight)
+
+    forward = register.op(f"{name}({_INPUTS}) -> Tensor", fake=fake)
+    call_backward = eager.backward(_backward_op(name, "out", reference_backward))
+
+    def setup_context(ctx, inputs, output):
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight, output)
+
+    def derivative(ctx, grad):
+        wanted = list(ctx.needs_input_grad)
+        found = call_backward(grad, *ctx.saved_tensors, wanted)
+        return tuple(value if want else None for value, want in zip(found, wanted, strict=True))
+
+    return _finish(forward, setup_context, derivative)
+
+
+def from_pre(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
+    """Register `name` and its backward.
+
+    The op has pre as a second output, empty unless asked for. It is differentiable, so that the second
+    derivative, which passes through what backward saved, finds its way to the inputs.
+
+    Args:
+        name: of the op, in the kernel table too.
+        reference_backward: (grad, x, weight, pre, wanted) to the gradients of x, weight and bias.
+
+    Returns:
+        (x, weight, bias) to out.
+    """
+
+    def fake(x, weight, bias, keeps_pre):
+        out = linear.out_like(x, weight)
+        return out, torch.empty_like(out) if keeps_pre else out.new_empty(0)
+
+    forward = register.op(f"{name}({_INPUTS}, bool keeps_pre) -> (Tensor, Tensor)", fake=fake)
+    call_backward = eager.backward(_backward_op(name, "pre", reference_backward))
+
+    def setup_context(ctx, inputs, output):
+        x, weight, *_ = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, output[1])
+
+    def derivative(ctx, grad, grad_pre):
+        wanted = list(ctx.needs_input_grad[:3])
+        x, weight, pre = ctx.saved_tensors
+        parts = []
+        if grad is not None:
+            parts.append(call_backward(grad, x, weight, pre, wanted))
+        if grad_pre is not None and pre.numel():
+            parts.append(linear.gradients(grad_pre, x, weight, wanted))
+        if not parts:
+            return (None,) * 4
+        sums = [
+            values[0] if len(parts) == 1 else values[0] + values[1]
+            for values in zip(*parts, strict=True)
+        ]
+        return (*(value if want else None for value, want in zip(sums, wanted, strict=True)), None)
+
+    call = _finish(forward, setup_context, derivative)
+    return lambda x, weight, bias: call(x, weight, bias, torch.is_grad_enabled())[0]

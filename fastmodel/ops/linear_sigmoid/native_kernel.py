@@ -1,0 +1,22 @@
+"""Host wrappers of csrc/linear_sigmoid."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastmodel.ops import linear
+
+_KERNELS = linear.NativeActivation("linear_sigmoid")
+
+backward_cpu = _KERNELS.backward_cpu
+backward_library = _KERNELS.backward_library
+
+
+def forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As reference.forward."""
+    return _KERNELS.forward_cpu(x, weight, bias)[0]
+
+
+def forward_library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As reference.forward."""
+    return _KERNELS.forward_library(x, weight, bias)[0]

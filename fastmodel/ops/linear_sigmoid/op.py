@@ -1,0 +1,30 @@
+"""linear_sigmoid as a PyTorch op, and its functional face."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastmodel.ops import linear, linear_op
+from fastmodel.ops.linear_sigmoid import reference
+
+_call_forward = linear_op.from_out("linear_sigmoid", reference.backward)
+
+
+def linear_sigmoid(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Linear layer followed by sigmoid: out = sigmoid(x @ weight.T + bias).
+
+    Args:
+        x: (..., in_features), any strides, any floating dtype.
+        weight: (out_features, in_features), dtype of x.
+        bias: (out_features,), dtype of x, or None.
+
+    Returns:
+        (..., out_features), contiguous, dtype of x; under autocast the dtype of the region. Inputs are
+        left as they are; the result is deterministic for a fixed thread count.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit together.
+        BackendError: `use_backend` asked for a backend that cannot serve the call.
+    """
+    linear.check("linear_sigmoid", x, weight, bias)
+    return _call_forward(x, weight, bias)

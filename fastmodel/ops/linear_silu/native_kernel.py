@@ -1,0 +1,10 @@
+"""Host wrappers of csrc/linear_silu."""
+
+from fastmodel.ops import linear
+
+_KERNELS = linear.NativeActivation("linear_silu")
+
+forward_cpu = _KERNELS.forward_cpu
+forward_library = _KERNELS.forward_library
+backward_cpu = _KERNELS.backward_cpu
+backward_library = _KERNELS.backward_library
