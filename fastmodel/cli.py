@@ -25,9 +25,9 @@ from fastmodel.harness.compare import compare as compare_reports
 from fastmodel.harness.cost import resolve_rate
 from fastmodel.harness.doctor import diagnose
 from fastmodel.harness.measure import Timing
-from fastmodel.harness.progress import progress_for
 from fastmodel.harness.store import Store, dump_report, load_report
 from fastmodel.harness.workloads import SCHEDULES, Options, registry
+from fastmodel.progress import progress_for
 
 EXIT_BAD_ARGUMENTS = 2
 EXIT_GATE_FAILED = 3

@@ -16,7 +16,7 @@ ROOT = Path(fastmodel.__file__).parent
 # particular files of an op stand before the op's face.
 LAYERS = (
     ("fastmodel._C",),
-    ("fastmodel.errors", "fastmodel.env"),
+    ("fastmodel.errors", "fastmodel.env", "fastmodel.progress"),
     ("fastmodel.timing", "fastmodel.timing.*"),
     # What kernels share, and the kernels: they know nothing of the table.
     (
@@ -76,7 +76,6 @@ LAYERS = (
         "fastmodel.harness.report",
         "fastmodel.harness.report.*",
         "fastmodel.harness.tables",
-        "fastmodel.harness.progress",
     ),
     ("fastmodel.harness.*",),
     ("fastmodel.cli",),

@@ -22,12 +22,12 @@ from fastmodel.harness import report as rendering
 from fastmodel.harness.draft import Draft, Test
 from fastmodel.harness.measure import AGAIN, Runner, Timing
 from fastmodel.harness.profile import profile
-from fastmodel.harness.progress import Progress
 from fastmodel.harness.records import CostRate, Epoch, Report, SwapRow
 from fastmodel.harness.store import Store
 from fastmodel.harness.telemetry import Meter, energy_sources, give_back_memory
 from fastmodel.harness.workloads.arms import Arm, default_arms
 from fastmodel.harness.workloads.protocol import Options, Workload
+from fastmodel.progress import Progress
 
 TRAIN_CHOICES = ("best", "all", "none")
 

@@ -16,9 +16,9 @@ from fastmodel.errors import GateError, InputError
 from fastmodel.harness import bench, measure, report, training
 from fastmodel.harness.bench import Bench, Settings
 from fastmodel.harness.measure import Timing
-from fastmodel.harness.progress import PlainProgress
 from fastmodel.harness.records import CostRate
 from fastmodel.harness.store import Store, load_report
+from fastmodel.progress import PlainProgress
 
 TIMING = Timing(pairs=2, calibration_rounds=2, window_time_s=0.005, warmup_steps=2)
 RATE = CostRate(1.0, "test", "here", None)

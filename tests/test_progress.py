@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 
-from fastmodel.harness.progress import LiveProgress, PlainProgress, progress_for
+from fastmodel.progress import LiveProgress, PlainProgress, progress_for
 
 
 class Terminal(io.StringIO):
