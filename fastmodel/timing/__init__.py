@@ -5,20 +5,31 @@ from fastmodel.timing.paired import Sample, interleave, paired_ratios
 from fastmodel.timing.statistics import (
     RESAMPLES,
     Estimate,
+    block_length,
     bootstrap_interval,
     geometric_mean,
+    half_width,
     mean_ratio,
+    quotient,
 )
+from fastmodel.timing.steady import Steadiness, steadiness
+from fastmodel.timing.stopping import Stopping
 
 __all__ = [
     "RESAMPLES",
     "Estimate",
     "Sample",
+    "Steadiness",
+    "Stopping",
+    "block_length",
     "bootstrap_interval",
     "geometric_mean",
+    "half_width",
     "interleave",
     "mean_ratio",
     "now_s",
     "paired_ratios",
+    "quotient",
+    "steadiness",
     "synchronize",
 ]

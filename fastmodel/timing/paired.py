@@ -31,6 +31,7 @@ def interleave(
     pairs: int,
     device: torch.device | str = "cpu",
     clock: Callable[[torch.device | str], float] = now_s,
+    first: int = 0,
 ) -> Iterator[Sample]:
     """Run each arm once a round for `pairs` rounds and yield every window as it ends.
 
@@ -39,28 +40,35 @@ def interleave(
         pairs: number of rounds, at least 1.
         device: waited for at both edges of each window.
         clock: seconds, given the device; the tests bring their own.
+        first: number of the first round, for a run that goes on after a break.
 
     Raises:
-        InputError: no arms, or fewer than one round.
+        InputError: no arms, or fewer than one round; while running: the clock did not advance.
     """
     if not arms or pairs < 1:
         raise InputError(f"interleave: need an arm and a round, got {len(arms)} and {pairs}")
-    return _windows(arms, pairs, device, clock)
+    return _windows(arms, range(first, first + pairs), device, clock)
 
 
 def _windows(
     arms: Mapping[str, Callable[[], object]],
-    pairs: int,
+    pairs: range,
     device: torch.device | str,
     clock: Callable[[torch.device | str], float],
 ) -> Iterator[Sample]:
     names = list(arms)
-    for pair in range(pairs):
+    for pair in pairs:
         order = names if pair % 2 == 0 else names[::-1]
         for position, name in enumerate(order):
             start_s = clock(device)
             arms[name]()
-            yield Sample(name, pair, position, clock(device) - start_s)
+            time_s = clock(device) - start_s
+            if not time_s > 0:
+                raise InputError(
+                    f"interleave: a window of {name} took {time_s} s; the clock stands still or "
+                    "runs backwards, so nothing can be timed on this machine"
+                )
+            yield Sample(name, pair, position, time_s)
 
 
 def paired_ratios(samples: Sequence[Sample], baseline: str, optimized: str) -> list[float]:

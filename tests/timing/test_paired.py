@@ -89,3 +89,18 @@ def test_clock_waits_for_the_gpu(monkeypatch):
     assert waited == [torch.device("cuda:0")]
     clock.synchronize("cpu")
     assert len(waited) == 1
+
+
+def test_a_run_that_goes_on_keeps_counting_and_turning():
+    order: list[str] = []
+    arms = {name: (lambda name=name: order.append(name)) for name in "AB"}
+    samples = list(interleave(arms, 2, first=3))
+    assert "".join(order) == "BAAB"
+    assert [sample.pair for sample in samples] == [3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("step_s", [0.0, -1.0])
+def test_a_clock_that_does_not_advance_is_an_error(step_s):
+    clock = DriftingClock()
+    with pytest.raises(InputError, match="runs backwards"):
+        list(interleave({"A": clock.work(step_s)}, 1, clock=clock))
