@@ -3,7 +3,8 @@
     python benchmarks/studies/coverage.py benchmarks/results/coverage.json
 
 Series are log-normal AR(1) of known mean, `SERIES` of each length and autocorrelation, from a fixed seed.
-The last column is the same under sequential stopping: up to 200 pairs, until the half-width is 1 %.
+The last column is the same under sequential stopping: 16 to 400 pairs, until the half-width
+is 1 %.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SERIES = 4_000
 RESAMPLES = 1_000
 LENGTHS = (8, 16, 32, 64, 128)
 AUTOCORRELATIONS = (-0.3, 0.0, 0.3, 0.6)
-STOPPING = Stopping(pairs=16, max_pairs=200, half_width=0.01)
+STOPPING = Stopping(pairs=16, max_pairs=400, half_width=0.01)
 SPREAD = 0.03
 
 
@@ -48,7 +49,7 @@ def coverage(count: int, rho: float) -> float:
 def coverage_when_stopped(rho: float) -> float:
     generator = np.random.default_rng(round(100 * (1 + rho)))
     hits = 0
-    series = SERIES // 10
+    series = SERIES // 4
     for _ in range(series):
         ratios = np.exp(ar1(STOPPING.most, rho, generator)).tolist()
         count = next(n for n in range(16, len(ratios) + 1) if STOPPING.reason(ratios[:n], 0.0))
