@@ -58,6 +58,7 @@ LAYERS = (
     ("fastmodel.harness",),
     ("fastmodel.harness.records",),
     (
+        "fastmodel.harness.conditions",
         "fastmodel.harness.environment",
         "fastmodel.harness.telemetry",
         "fastmodel.harness.workloads",

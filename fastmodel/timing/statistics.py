@@ -11,7 +11,7 @@ itself only estimated. It is stretched about the mean by
     sqrt(var of the mean under AR(1) / var that the blocks see of it) * t(df) / t(infinity)
 
 where the AR(1) coefficient is the one of the samples, corrected for its bias. How often the intervals
-hold the truth is measured: benchmarks/coverage.py. The seed is fixed, so the same samples always give
+hold the truth is measured: benchmarks/studies/coverage.py. The seed is fixed, so the same samples always give
 the same interval.
 
 Sources: Politis and Romano, A circular block-resampling procedure for stationary data (1992); block

@@ -3,7 +3,7 @@
 The rule looks at the width of the interval alone, never at where it lies, so stopping early favours
 neither arm. But each look is a chance to stop on an interval that is narrow by luck, and such intervals
 hold the truth too seldom. So it looks after every fourth more, not after every pair; two looks in a row must
-agree; and with n pairs the width must be below 1 - 1.5 / sqrt(n) of what is wanted. With that, intervals at
+agree; and with n pairs the width must be below 1 - 2 / sqrt(n) of what is wanted. With that, intervals at
 the stop hold the truth as often as others do: benchmarks/studies/coverage.py.
 """
 
@@ -18,7 +18,7 @@ from fastmodel.timing.statistics import bootstrap_interval, half_width
 
 _LOOK_RESAMPLES = 2_000
 _LOOK_GROWTH = 1.25
-_CAUTION = 1.5
+_CAUTION = 2.0
 
 
 @dataclass(frozen=True)

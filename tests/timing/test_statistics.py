@@ -110,7 +110,7 @@ def test_blocks_grow_with_memory_and_alternation_counts_as_such():
 @pytest.mark.parametrize("count", [32, 100])
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.6])
 def test_intervals_hold_the_truth_95_times_in_100(count, rho):
-    """benchmarks/coverage.py has the whole table; these are its corners, with fewer series."""
+    """benchmarks/studies/coverage.py has the whole table; these are its corners, with fewer series."""
     generator = np.random.default_rng([count, round(100 * rho)])
     series, hits = 600, 0
     for _ in range(series):
