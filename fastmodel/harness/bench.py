@@ -21,7 +21,7 @@ from fastmodel.harness import gate, measure, training
 from fastmodel.harness import report as rendering
 from fastmodel.harness.draft import Draft, Test
 from fastmodel.harness.measure import AGAIN, Runner, Timing
-from fastmodel.harness.profile import profile
+from fastmodel.harness.profile.parts import step_parts
 from fastmodel.harness.records import CostRate, Epoch, Report, SwapRow
 from fastmodel.harness.store import Store
 from fastmodel.harness.telemetry import Meter, energy_sources, give_back_memory
@@ -157,7 +157,7 @@ class Bench:
     def _profile(self) -> None:
         self._begin("profiling a few steps", len(self._arms))
         for arm in self._arms.values():
-            self._draft.step_parts[arm.name] = profile(self._warm_runner(arm))
+            self._draft.step_parts[arm.name] = step_parts(self._warm_runner(arm))
             self._progress.advance()
         self._checkpoint()
 

@@ -206,7 +206,9 @@ def test_a_drawing_that_fails_does_not_hide_what_stopped_the_run(run, tmp_path, 
         raise ValueError("drawing")
 
     monkeypatch.setattr(report, "render_html", fail)
-    monkeypatch.setattr(bench, "profile", lambda runner: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        bench, "step_parts", lambda runner: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         run()
     assert not load_report(tmp_path).complete

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import types
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
-from fastmodel.harness import telemetry
 from fastmodel.harness.telemetry import Meter, RaplEnergy, energy_sources
 
 
@@ -91,36 +90,12 @@ def test_a_garbled_counter_says_so(tmp_path):
     assert sources == [] and "soon" in reason
 
 
-def test_nvml_counts_millijoules_of_the_gpu_in_use(tmp_path, monkeypatch):
-    pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    counter = iter([0, 1_000, 3_500])
-    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda handle: next(counter))
-    properties = types.SimpleNamespace(uuid="abc")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    sources, reason = energy_sources("cuda:0", tmp_path)
-    assert [source.name for source in sources] == ["NVML GPU-abc"] and reason is None
-    assert sources[0].read_j() == 1.0 and sources[0].read_j() == 3.5
-
-
-def test_a_gpu_without_the_counter_says_so(tmp_path, monkeypatch):
-    pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-
-    def refuse():
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-
-    monkeypatch.setattr(pynvml, "nvmlInit", refuse)
-    sources, reason = energy_sources("cuda", tmp_path)
-    assert sources == [] and reason.startswith("NVML: ")
-
-
 def test_peak_memory_sees_what_was_freed_again():
     size_bytes = 256 << 20
     with Meter("cpu", [], None) as meter:
         block = torch.ones(size_bytes, dtype=torch.uint8)
         # The sampler looks every 20 ms; give it ten looks.
-        telemetry.threading.Event().wait(0.2)
+        threading.Event().wait(0.2)
         del block
     assert 0.9 * size_bytes < meter.reading.peak_memory_bytes < 1.5 * size_bytes
 

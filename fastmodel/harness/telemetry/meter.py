@@ -20,8 +20,9 @@ from typing import Protocol
 import psutil
 import torch
 
+from fastmodel.harness.telemetry.rapl import POWERCAP, packages
+
 _PERIOD_S = 0.02
-_POWERCAP = Path("/sys/class/powercap")
 
 
 class EnergySource(Protocol):
@@ -44,46 +45,21 @@ class Reading:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-class RaplEnergy:
-    """The energy counter of one CPU package: microjoules that wrap at `max_energy_range_uj`."""
-
-    def __init__(self, domain: Path) -> None:
-        self.name = f"RAPL {(domain / 'name').read_text().strip()}"
-        self._counter = domain / "energy_uj"
-        self._range_uj = int((domain / "max_energy_range_uj").read_text())
-        self._last_uj = self._read_uj()
-        self._total_uj = 0
-
-    def read_j(self) -> float:
-        now_uj = self._read_uj()
-        self._total_uj += (now_uj - self._last_uj) % (self._range_uj + 1)
-        self._last_uj = now_uj
-        return self._total_uj / 1e6
-
-    def _read_uj(self) -> int:
-        return int(self._counter.read_text())
-
-
 class NvmlEnergy:
-    """The energy counter of one GPU: millijoules since the driver was loaded."""
+    """The energy counter of one GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        import pynvml
+        from fastmodel.harness.telemetry.gpu import gpu_source
 
-        pynvml.nvmlInit()
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        self._read_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption
-        self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        self.name = f"NVML {uuid}"
+        self._gpu = gpu_source(device)
+        self.name = f"NVML {self._gpu.facts['gpu_uuid']}"
         self.read_j()
 
     def read_j(self) -> float:
-        return self._read_mj(self._handle) / 1e3
+        return self._gpu.energy_j()
 
 
-def energy_sources(
-    device: str, powercap: Path = _POWERCAP
-) -> tuple[list[EnergySource], str | None]:
+def energy_sources(device: str, powercap: Path = POWERCAP) -> tuple[list[EnergySource], str | None]:
     """The counters that can be read for work on `device`, and why one is missing.
 
     For CUDA the GPU's counter is needed; the CPU's are added where readable.
@@ -94,19 +70,8 @@ def energy_sources(
             sources.append(NvmlEnergy(torch.device(device)))
         except Exception as error:  # pynvml's errors share no base with the driver's absence
             return [], f"NVML: {' '.join(str(error).split())}"
-    packages = [d for d in sorted(powercap.glob("intel-rapl:*")) if d.name.count(":") == 1]
-    reason = f"no RAPL counter under {powercap}; this machine or its virtualization hides it"
-    for domain in packages:
-        try:
-            source = RaplEnergy(domain)
-        except PermissionError:
-            reason = f"{domain / 'energy_uj'} is readable by root only"
-        except (OSError, ValueError) as error:
-            reason = f"{domain}: {error}"
-        else:
-            # psys covers the whole platform, the packages included.
-            if not source.name.endswith("psys"):
-                sources.append(source)
+    found, reason = packages(powercap)
+    sources += found
     return sources, None if sources else reason
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fastmodel.harness.measure import Runner
-from fastmodel.harness.profile import classify, profile
+from fastmodel.harness.profile.kinds import classify
+from fastmodel.harness.profile.parts import step_parts
 from fastmodel.harness.workloads import default_arms
 
 
@@ -50,7 +51,7 @@ def test_events_have_their_class(event, label):
 def parts(blobs, options, stand_ins):
     runner = Runner(default_arms(blobs)[0], blobs, options)
     runner.run(2)
-    return profile(runner, steps=3)
+    return step_parts(runner, steps=3)
 
 
 def test_the_parts_add_up_to_the_step(parts):
@@ -70,7 +71,7 @@ def test_every_part_of_the_model_is_there(parts):
 
 
 def test_an_addmm_inside_an_optimizer_step_is_optimizer():
-    from fastmodel.harness import profile as module
+    from fastmodel.harness.profile import parts as module
 
     class Event:
         def __init__(self, name, own_us, *children):

@@ -1,0 +1,1 @@
+"""Where a training step goes, what bounds it, and what to do about it."""
