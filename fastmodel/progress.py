@@ -31,6 +31,25 @@ class Progress(Protocol):
         """A result worth keeping on screen."""
 
 
+class SilentProgress:
+    """Says nothing."""
+
+    def __enter__(self) -> SilentProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stage(self, title: str, total: int) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
 class PlainProgress:
     """One line a stage and one a result."""
 

@@ -18,7 +18,9 @@ from fastmodel.optimize.plan import ATTRIBUTE
 _CONTAINERS = (list, tuple, dict, collections.OrderedDict, collections.defaultdict, set)
 
 
-def shared_clone(model: nn.Module, *, own_buffers: bool = False) -> nn.Module:
+def shared_clone(
+    model: nn.Module, *, own_buffers: bool = False, own_parameters: bool = False
+) -> nn.Module:
     """A copy of the module tree over the very Parameters and buffers of `model`.
 
     Every module is copied without its `__init__`; plain lists, dicts and bound methods in their attributes
@@ -26,16 +28,17 @@ def shared_clone(model: nn.Module, *, own_buffers: bool = False) -> nn.Module:
 
     Args:
         own_buffers: copy buffers and other tensors in attributes, so that a run cannot change the model's.
+        own_parameters: copy the Parameters too, for steps that write to them and to their gradients.
     """
-    return _Cloner(model, own_buffers).clone(model)
+    return _Cloner(model, own_buffers, own_parameters).clone(model)
 
 
 class _Cloner:
     """One walk over a tree; remembers what it has copied, so that what was shared stays shared."""
 
-    def __init__(self, model: nn.Module, own_buffers: bool) -> None:
+    def __init__(self, model: nn.Module, own_buffers: bool, own_parameters: bool) -> None:
         self._modules = {id(module): self._blank(module) for module in model.modules()}
-        self._own_buffers = own_buffers
+        self._own_buffers, self._own_parameters = own_buffers, own_parameters
         self._seen: dict[int, Any] = {}
         self._keep_alive: list[Any] = []
         for module in model.modules():
@@ -73,10 +76,14 @@ class _Cloner:
         return value
 
     def _tensor(self, value: torch.Tensor) -> torch.Tensor:
-        if not self._own_buffers or isinstance(value, nn.Parameter):
+        is_parameter = isinstance(value, nn.Parameter)
+        if not (self._own_parameters if is_parameter else self._own_buffers):
             return value
         if id(value) not in self._seen:
-            self._remember(value, value.detach().clone().requires_grad_(value.requires_grad))
+            made = value.detach().clone()
+            if is_parameter:
+                made = nn.Parameter(made)
+            self._remember(value, made.requires_grad_(value.requires_grad))
         return self._seen[id(value)]
 
     def _wrapped_hook(self, value: _WrappedHook) -> _WrappedHook:

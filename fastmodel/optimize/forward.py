@@ -1,5 +1,7 @@
 """The forward of a captured module: the traced one where it holds, the class's own everywhere else.
 
+The model itself may also have an entry, which lays its images out channels_last or runs it under autocast.
+
 A trace holds for what it saw: these kinds of arguments, these Python attributes, nobody listening to the
 modules that were absorbed. Each call checks that. So a hook that is registered later, an adapter put in the
 place of a Conv2d, another flag among the arguments: each gets exactly what the plain model would do.
@@ -10,6 +12,7 @@ they stand for; `.to()`, `load_state_dict(assign=True)` and `functional_call` re
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -20,10 +23,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fastmodel.optimize.patterns import has_hooks
 
 FORWARD = "_fastmodel_forward"
+ENTRY = "_fastmodel_entry"
 FUSED_PREFIX = "_fastmodel_fused_"
 
 CONSTANT_TYPES = (type(None), bool, int, float, str)
@@ -148,6 +153,39 @@ class Captured:
         return values
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What happens to a model's call before its forward."""
+
+    channels_last: bool = False
+    """Images among the arguments are laid out channels_last; what follows keeps that layout."""
+    autocast: torch.dtype | None = None
+
+    def arguments(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The call's arguments as the forward gets them."""
+        if not self.channels_last:
+            return args, kwargs
+        return pytree.tree_map_only(torch.Tensor, channels_last, (args, kwargs))
+
+    def context(self, args: tuple, kwargs: dict) -> contextlib.AbstractContextManager:
+        """What the forward runs under."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        leaves = pytree.tree_leaves((args, kwargs))
+        device = next((t.device.type for t in leaves if isinstance(t, torch.Tensor)), "cpu")
+        return torch.autocast(device, self.autocast)
+
+
+def is_image(value: Any) -> bool:
+    """Is it a batch of images whose layout can be channels_last?"""
+    return isinstance(value, torch.Tensor) and value.dim() == 4 and value.is_floating_point()
+
+
+def channels_last(value: torch.Tensor) -> torch.Tensor:
+    """A batch of images laid out channels_last; any other tensor as it is."""
+    return value.contiguous(memory_format=torch.channels_last) if is_image(value) else value
+
+
 def plain_attributes(module: nn.Module) -> tuple[tuple[str, Any], ...]:
     """The attributes of a module that a forward may branch on; `training` has a trace for each value."""
     return tuple(
@@ -166,19 +204,31 @@ class _Unannounced(nn.Module):
 
 @functools.cache
 def captured_class(base: type[nn.Module]) -> type[nn.Module]:
-    """`base` with a forward that runs what was captured; same name, and pickled as `base`."""
+    """`base` with a forward that does its entry and runs what was captured; same name, pickled as `base`."""
 
     @functools.wraps(base.forward)
     def forward(self, *args, **kwargs):
-        captured = getattr(self, FORWARD)
-        values = captured.admit(self, args, kwargs)
+        entry = self.__dict__.get(ENTRY)
+        # An exported program is to hold PyTorch's own ops alone.
+        if torch.compiler.is_exporting():
+            return base.forward(self, *args, **kwargs)
+        if entry is None:
+            return run(self, args, kwargs)
+        with entry.context(args, kwargs):
+            return run(self, *entry.arguments(args, kwargs))
+
+    def run(self, args, kwargs):
+        captured = self.__dict__.get(FORWARD)
+        values = None if captured is None else captured.admit(self, args, kwargs)
         if values is None:
             return base.forward(self, *args, **kwargs)
         traced = captured.in_training if self.training else captured.in_evaluation
         return traced.function(self, *values)
 
     def extra_repr(self) -> str:
-        return "\n".join(filter(None, [base.extra_repr(self), getattr(self, FORWARD).summary]))
+        captured = self.__dict__.get(FORWARD)
+        summary = "" if captured is None else captured.summary
+        return "\n".join(filter(None, [base.extra_repr(self), summary]))
 
     def reduce_ex(self, protocol):
         reduced = base.__reduce_ex__(self, max(protocol, 2))

@@ -213,18 +213,23 @@ def _step(owner: nn.Module, node: fx.Node, value: fx.Node) -> patterns.Step:
         return patterns.Step("other", "returned")
     if node.op == "call_method":
         if node.target in _RELU_METHODS:
-            return patterns.Step("relu", "ReLU")
+            return patterns.relu_step(node.target == "relu_")
         if node.target in _ACTIVATION_METHODS:
             return patterns.activation_step(_ACTIVATION_METHODS[node.target])
         return patterns.Step("other", f"x.{node.target}()")
     if node.target in _RELU_FUNCTIONS:
-        return patterns.Step("relu", "ReLU")
+        return patterns.relu_step(node.target is torch.relu_ or _is_inplace(node))
     if node.target in _ACTIVATION_FUNCTIONS:
         name = _ACTIVATION_FUNCTIONS[node.target]
-        return patterns.activation_step(name, str(node.kwargs.get("approximate", "none")))
+        approximate = str(node.kwargs.get("approximate", "none"))
+        return patterns.activation_step(name, approximate, name == "SiLU" and _is_inplace(node))
     if node.target in _POOL_FUNCTIONS:
         return _pool_step(node, value)
     return patterns.Step("other", getattr(node.target, "__name__", str(node.target)))
+
+
+def _is_inplace(node: fx.Node) -> bool:
+    return bool(node.kwargs.get("inplace", len(node.args) > 1 and node.args[1]))
 
 
 _POOL_DEFAULTS = {
@@ -251,4 +256,4 @@ def _pool_step(node: fx.Node, value: fx.Node) -> patterns.Step:
     given["stride"] = given["stride"] if given["stride"] not in (None, ()) else given["kernel_size"]
     given["return_indices"] |= node.target is F.max_pool2d_with_indices
     pool = nn.MaxPool2d(**given)
-    return patterns.Step("pool", "MaxPool2d", patterns.pool_refusal(pool), pool)
+    return patterns.Step("pool", "MaxPool2d", patterns.pool_refusal(pool), pool, plain=pool)

@@ -44,6 +44,8 @@ class Step:
     """Why this activation, pool or dropout cannot be fused."""
     pool: nn.MaxPool2d | None = None
     dropout: nn.Dropout | None = None
+    plain: nn.Module | None = None
+    """The step as PyTorch's module, in place where the model does it in place; None for others than these."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Match:
     make: Callable[[Any], nn.Module]
     """Builds the fused module over the Parameters of the anchor that it is given."""
     plain: nn.Sequential
+    """The anchor and what is absorbed, as the model has it."""
     pool_left: str | None = None
     """Why a pool that follows stays, where it does."""
 
@@ -114,22 +117,35 @@ def step_of_module(module: nn.Module) -> Step:
     label = type(module).__name__
     hooked = f"the {label} has hooks" if has_hooks(module) else None
     if type(module) is nn.ReLU:
-        return Step("relu", "ReLU", hooked)
+        return relu_step(module.inplace, hooked)
     for name, (plain, _) in LINEAR_ACTIVATIONS.items():
         if type(module) is plain:
-            return activation_step(name, getattr(module, "approximate", "none"), hooked)
+            is_inplace = getattr(module, "inplace", False)
+            return activation_step(name, getattr(module, "approximate", "none"), is_inplace, hooked)
     if type(module) is nn.MaxPool2d:
-        return Step("pool", "MaxPool2d", hooked or pool_refusal(module), module)
+        return Step("pool", "MaxPool2d", hooked or pool_refusal(module), module, plain=module)
     if type(module) is nn.Dropout:
-        return Step("dropout", "Dropout", hooked, dropout=module)
+        plain_dropout = nn.Dropout(module.p, module.inplace).train(module.training)
+        return Step("dropout", "Dropout", hooked, dropout=module, plain=plain_dropout)
     return Step("other", label)
 
 
-def activation_step(name: str, approximate: str = "none", refusal: str | None = None) -> Step:
-    """One of LINEAR_ACTIVATIONS as a step; `approximate` is GELU's."""
+def relu_step(is_inplace: bool = False, refusal: str | None = None) -> Step:
+    """A ReLU as a step."""
+    return Step("relu", "ReLU", refusal, plain=nn.ReLU(is_inplace))
+
+
+def activation_step(
+    name: str,
+    approximate: str = "none",
+    is_inplace: bool = False,
+    refusal: str | None = None,
+) -> Step:
+    """One of LINEAR_ACTIVATIONS as a step; `approximate` is GELU's, `is_inplace` SiLU's."""
     if approximate != "none":
         refusal = refusal or f"the {name} is approximated by {approximate}"
-    return Step("activation", name, refusal)
+    plain = LINEAR_ACTIVATIONS[name][0]
+    return Step("activation", name, refusal, plain=plain(is_inplace) if is_inplace else plain())
 
 
 def describe(anchor: nn.Module, steps: Sequence[Step]) -> str:
@@ -160,9 +176,14 @@ def match(anchor: nn.Module, steps: Sequence[Step]) -> Match | Miss:
     if refusal is not None:
         return Miss(describe(anchor, steps), refusal)
     if is_activated:
-        plain, fused = LINEAR_ACTIVATIONS[steps[0].label]
-        return Match(describe(anchor, steps), 1, fused.from_torch, nn.Sequential(anchor, plain()))
+        _, fused = LINEAR_ACTIVATIONS[steps[0].label]
+        return Match(describe(anchor, steps), 1, fused.from_torch, _plain(anchor, steps[:1]))
     return _linear(anchor, steps) if type(anchor) is nn.Linear else _conv(anchor, steps)
+
+
+def _plain(anchor: nn.Module, steps: Sequence[Step]) -> nn.Sequential:
+    """The anchor and these steps as PyTorch runs them."""
+    return nn.Sequential(anchor, *(step.plain for step in steps if step.plain is not None))
 
 
 def _is_linear_with_activation(anchor: nn.Module, steps: Sequence[Step]) -> bool:
@@ -194,13 +215,13 @@ def _linear(anchor: nn.Linear, steps: Sequence[Step]) -> Match:
             "Linear + ReLU",
             1,
             fused_nn.LinearReLU.from_torch,
-            nn.Sequential(anchor, nn.ReLU()),
+            _plain(anchor, steps[:1]),
         )
     return Match(
         "Linear + ReLU + Dropout",
         2,
         lambda anchor: fused_nn.LinearReLUDropout.from_torch(anchor, dropout),
-        nn.Sequential(anchor, nn.ReLU(), nn.Dropout(dropout.p)),
+        _plain(anchor, steps[:2]),
     )
 
 
@@ -211,7 +232,7 @@ def _conv(anchor: nn.Module, steps: Sequence[Step]) -> Match:
             "Conv2d + ReLU",
             1,
             fused_nn.ConvReLU2d.from_torch,
-            nn.Sequential(anchor, nn.ReLU()),
+            _plain(anchor, steps[:1]),
             None if pool is None else pool.refusal,
         )
     window = pool.pool
@@ -219,7 +240,5 @@ def _conv(anchor: nn.Module, steps: Sequence[Step]) -> Match:
         describe(anchor, [*steps[:2]]) + ("" if pool is steps[0] else " + MaxPool2d"),
         2,
         lambda anchor: fused_nn.ConvReLUMaxPool2d.from_torch(anchor, window),
-        nn.Sequential(
-            anchor, nn.ReLU(), nn.MaxPool2d(window.kernel_size, window.stride, window.padding)
-        ),
+        _plain(anchor, steps[:2]),
     )

@@ -1,18 +1,21 @@
-"""The receipt of `fm.optimize`: every place that was swapped, every place that was left, and why."""
+"""The receipt of `fm.optimize`: every place and lever, what became of it, and the evidence."""
 
 from __future__ import annotations
 
-import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import pydantic
 from torch import nn
 
 from fastmodel.errors import InputError
+from fastmodel.optimize.evidence import Fingerprint, Measurement, Verification
+from fastmodel.optimize.plan_text import text_of
 
 ATTRIBUTE = "_fastmodel_plan"
 """Where a model carries its plan: a plain attribute, copied and pickled along, and no state."""
 
-_REASON_WIDTH = 60
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,34 @@ class Place:
     shape: tuple[int, ...] | None
     """Shape of the input in the run on the example inputs; None where it was not reached."""
     reason: str
+    """The verdict, in words."""
     capture: str = "none"
-    """How the place was read: "sequential", "fx" or "none"."""
-    figures: tuple[tuple[str, float], ...] = ()
-    """Measurements behind the decision, the unit in each name; empty where a rule decided."""
+    """How the place was read: "sequential", "fx", "dynamo" or "none"."""
+    measurement: Measurement | None = None
+    """Forward and backward at the captured inputs; None where a rule decided or nothing was timed."""
+    verification: Verification | None = None
+    """Against float64 at the captured inputs; None where it was not done."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """One lever beyond the places, and what became of it."""
+
+    name: str
+    is_pulled: bool
+    reason: str
+    measurement: Measurement | None = None
+    """Of the lever alone, where it can be timed alone."""
+    verification: Verification | None = None
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one lever adds to the whole: the step without it against the step with all of them."""
+
+    name: str
+    """A lever, or "site" and its name."""
+    measurement: Measurement
 
 
 @dataclass(frozen=True)
@@ -41,59 +68,73 @@ class Plan:
     swaps: tuple[Place, ...]
     left: tuple[Place, ...]
     selection: str
-    """The strategy that decided: "static" is by rule, without a measurement."""
+    """The strategy that decided: "measured", "static" (by rule) or a function's name."""
+    levers: tuple[Pulled, ...] = ()
+    whole: Measurement | None = None
+    """The whole step, the model as it was against the model that was returned."""
+    verdict: str = ""
+    """What the whole came to, in words; empty where it was not measured."""
+    contributions: tuple[Contribution, ...] = ()
+    """By leave-one-out, where they were asked for."""
+    fingerprint: Fingerprint | None = None
+    format: int = field(default=FORMAT)
 
     @property
     def capture(self) -> str:
-        """How the swapped places were read: "sequential", "fx", "sequential + fx" or "none"."""
-        return " + ".join(k for k in ("sequential", "fx") if self._captured(k)) or "none"
+        """How the swapped places were read: "sequential + fx" for instance, or "none"."""
+        kinds = ("sequential", "fx", "dynamo")
+        return " + ".join(k for k in kinds if any(p.capture == k for p in self.swaps)) or "none"
 
-    def _captured(self, kind: str) -> bool:
-        return any(place.capture == kind for place in self.swaps)
+    @property
+    def pulled(self) -> tuple[str, ...]:
+        """The levers beyond the places that are in use."""
+        return tuple(lever.name for lever in self.levers if lever.is_pulled)
 
     @property
     def reason(self) -> str:
-        """Why nothing was swapped; empty where something was."""
-        if self.swaps:
+        """Why nothing was changed; empty where something was."""
+        if self.swaps or self.pulled:
             return ""
+        if self.whole is not None:
+            return self.verdict
         if not self.left:
             return "the model calls no Conv2d and no Linear"
         return "no place fits: " + "; ".join(dict.fromkeys(place.reason for place in self.left))
 
     def __str__(self) -> str:
-        head = f"plan: {len(self.swaps)} swapped, {len(self.left)} left; "
-        head += f"selection: {self.selection}; capture: {self.capture}"
-        parts = [head]
-        if self.swaps:
-            parts += ["", "swapped", *_table(self.swaps)]
-        if self.left:
-            parts += ["", "left", *_table(self.left)]
-        return "\n".join(parts)
+        return text_of(self)
 
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; `load` reads it, `fm.optimize(..., plan=path)` applies it."""
+        Path(path).write_bytes(_adapter().dump_json(self, indent=2) + b"\n")
 
-def _table(places: tuple[Place, ...]) -> list[str]:
-    """The rows under one another, each column as wide as its widest value, the reason wrapped."""
-    rows = [("site", "pattern", "replacement", "input", "reason")]
-    for place in places:
-        shape = "-" if place.shape is None else "x".join(map(str, place.shape))
-        figures = "".join(f"; {name} {value:.4g}" for name, value in place.figures)
-        rows.append(
-            (
-                place.site or "(model)",
-                place.pattern,
-                place.replacement or "-",
-                shape,
-                place.reason + figures,
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it is no plan of this version.
+        """
+        try:
+            found = _adapter().validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise InputError(f"Plan.load: {path} cannot be read ({error.strerror})") from error
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise InputError(
+                f"Plan.load: {path} is no plan of fastmodel ({where}: {first['msg']})"
+            ) from error
+        if found.format != FORMAT:
+            raise InputError(
+                f"Plan.load: {path} has format {found.format}, this version reads {FORMAT}; "
+                "run fm.optimize again"
             )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
-    for *cells, reason in rows:
-        lead = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        first, *rest = textwrap.wrap(reason, _REASON_WIDTH) or [""]
-        lines.append(f"  {lead}  {first}".rstrip())
-        lines += [" " * (len(lead) + 4) + line for line in rest]
-    return lines
+        return found
+
+
+def _adapter() -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(Plan)
 
 
 def plan_of(model: nn.Module) -> Plan:

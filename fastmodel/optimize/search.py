@@ -22,6 +22,12 @@ class Site:
     target: sequential.SequentialPlace | functional.TracedPlace
     place: Place
     candidate: Candidate
+    anchor: str
+    """Qualified name of the Conv2d or Linear."""
+    caller: str | None
+    """Qualified name of the module that calls it."""
+    ordinal: int
+    """Which of that caller's calls it is."""
 
 
 class Finder:
@@ -46,7 +52,7 @@ class Finder:
             yield Place(name, kind, None, None, "the example inputs do not reach it")
         elif self._is_in_sequence(name):
             found = sequential.find(self._model, name, self._seen)
-            yield from self._row(name, anchor, calls, 0, found)
+            yield from self._row(name, name, calls, 0, found)
         else:
             for caller in dict.fromkeys(call.caller for call in calls):
                 own = [call for call in calls if call.caller == caller]
@@ -75,7 +81,7 @@ class Finder:
             yield Place(name, kind, None, _shape(calls, 0), "its call is not in the caller's graph")
         for ordinal, item in enumerate(found):
             label = name if len(found) == 1 else f"{name} (call {ordinal + 1})"
-            yield from self._row(label, anchor, calls, ordinal, item)
+            yield from self._row(label, name, calls, ordinal, item)
 
     def _capture(self, caller: str) -> functional.Capture:
         if caller not in self._captures:
@@ -91,7 +97,7 @@ class Finder:
     def _row(
         self,
         site: str,
-        anchor: nn.Module,
+        anchor: str,
         calls: list[Call],
         ordinal: int,
         found: sequential.SequentialPlace | functional.TracedPlace | patterns.Miss,
@@ -102,7 +108,7 @@ class Finder:
             return
         match = found.match
         try:
-            fused = match.make(anchor)
+            fused = match.make(self._model.get_submodule(anchor))
         except InputError as error:
             yield Place(site, match.pattern, None, shape, str(error))
             return
@@ -113,6 +119,9 @@ class Finder:
             found,
             place,
             Candidate(site, match.pattern, match.plain, fused, shape, call.dtype, call.device),
+            anchor,
+            call.caller,
+            ordinal,
         )
         if match.pool_left is not None:
             yield Place(site, f"{match.pattern} + MaxPool2d", None, shape, match.pool_left)

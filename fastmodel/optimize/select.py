@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fastmodel.optimize.evidence import Measurement, Verification
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -23,6 +25,9 @@ class Candidate:
     """Shape of the input on the example inputs; None where they do not reach the place."""
     dtype: torch.dtype | None
     device: torch.device | None
+    x: torch.Tensor | None = None
+    """The input itself, in its layout, a leaf that requires a gradient where the model asks for one; None
+    where a rule or a function of the caller's decides."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,10 @@ class Decision:
 
     is_accepted: bool
     reason: str
-    figures: tuple[tuple[str, float], ...] = ()
-    """The measurements behind it, the unit in each name; empty where a rule decided."""
+    measurement: Measurement | None = None
+    """What was timed; None where a rule decided."""
+    verification: Verification | None = None
+    """What was held against float64; None where nothing was."""
 
 
 Strategy = Callable[[Candidate], Decision]

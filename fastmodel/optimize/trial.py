@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +31,12 @@ class Examples:
 
     def fresh(self) -> Examples:
         """The same with every tensor copied, for a model that writes to its inputs."""
+        return self.map(torch.clone)
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Examples:
+        """The same with a function applied to every tensor."""
         return Examples(
-            *pytree.tree_map_only(torch.Tensor, torch.clone, (self.args, dict(self.kwargs)))
+            *pytree.tree_map_only(torch.Tensor, function, (self.args, dict(self.kwargs)))
         )
 
     def devices(self) -> set[torch.device]:
@@ -96,9 +100,37 @@ def _brief_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: _brief(value) for name, value in values.items()}
 
 
+def inputs_of(
+    model: nn.Module, examples: Examples, names: set[str]
+) -> dict[str, list[tuple[str | None, torch.Tensor]]]:
+    """The inputs of these modules, in the order of their calls, each with its caller.
+
+    Each is a copy in the layout it came in, and a leaf that requires a gradient where the model asks for one.
+    """
+    copy = shared_clone(model, own_buffers=True)
+    found: dict[str, list[tuple[str | None, torch.Tensor]]] = {}
+    stack: list[str] = []
+
+    def enter(name, module, args, kwargs):
+        if name in names:
+            x = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
+            leaf = x.detach().clone().requires_grad_(x.requires_grad)
+            found.setdefault(name, []).append((stack[-1] if stack else None, leaf))
+        stack.append(name)
+
+    for name, module in copy.named_modules():
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs, name=name: enter(name, module, args, kwargs),
+            with_kwargs=True,
+        )
+        module.register_forward_hook(lambda *_: stack.pop() and None)
+    _run(copy, examples, training=False, with_gradients=True)
+    return found
+
+
 def outputs(model: nn.Module, examples: Examples, *, training: bool) -> Any:
     """What a model returns in one of its modes; dropout is left out, so that layouts cannot move its mask."""
-    with _WithoutDropout():
+    with without_dropout():
         return _run(model, examples, training=training)
 
 
@@ -132,15 +164,17 @@ def disagreement(expected: Any, found: Any) -> str | None:
     return None
 
 
-def _run(model: nn.Module, examples: Examples, *, training: bool) -> Any:
+def _run(
+    model: nn.Module, examples: Examples, *, training: bool, with_gradients: bool = False
+) -> Any:
     model.train(training)
     fresh = examples.fresh()
-    with _random_state_kept(examples), torch.no_grad():
+    with random_state_kept(examples), torch.set_grad_enabled(with_gradients):
         return model(*fresh.args, **fresh.kwargs)
 
 
 @contextlib.contextmanager
-def _random_state_kept(examples: Examples) -> Iterator[None]:
+def random_state_kept(examples: Examples) -> Iterator[None]:
     """PyTorch's, Python's and NumPy's generators as they were, after the block."""
     numpy = sys.modules.get("numpy")
     python_state = random.getstate()
@@ -167,7 +201,7 @@ _DROPOUTS = {
 }
 
 
-class _WithoutDropout(TorchFunctionMode):
+class without_dropout(TorchFunctionMode):
     """Every dropout returns its input."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

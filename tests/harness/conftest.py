@@ -81,7 +81,7 @@ def stand_ins(monkeypatch) -> None:
         left=(Place("5", "Linear", None, "no ReLU follows"),),
     )
     optim = types.SimpleNamespace(Adam=torch.optim.Adam, SGD=torch.optim.SGD)
-    monkeypatch.setattr(fm, "optimize", lambda model, inputs: copy.deepcopy(model))
+    monkeypatch.setattr(fm, "optimize", lambda model, inputs, **_: copy.deepcopy(model))
     monkeypatch.setattr(fm, "plan_of", lambda model: plan)
     monkeypatch.setattr(fm, "optim", optim)
     monkeypatch.setattr(fm.nn, "CrossEntropyLoss", nn.CrossEntropyLoss)

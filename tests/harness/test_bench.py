@@ -129,7 +129,7 @@ def test_which_arms_train_is_a_choice(run, train, count):
 
 
 def test_a_failed_gate_times_nothing_and_says_so(run, tmp_path, monkeypatch):
-    def optimize(model, inputs):
+    def optimize(model, inputs, **options):
         model[0].weight.data.mul_(1.001)
         return model
 

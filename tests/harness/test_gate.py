@@ -76,7 +76,7 @@ class NanInTraining(nn.ReLU):
 
 
 def swap_in(monkeypatch, index: int, kind: type[nn.Module]) -> None:
-    def optimize(model, inputs):
+    def optimize(model, inputs, **options):
         model[index].__class__ = kind
         return model
 
@@ -134,7 +134,7 @@ def test_wrong_optimizers_fail(blobs, options, arms, monkeypatch, kind):
 
 
 def test_other_parameter_names_fail(blobs, options, arms, monkeypatch):
-    monkeypatch.setattr(fm, "optimize", lambda model, inputs: nn.Sequential(model))
+    monkeypatch.setattr(fm, "optimize", lambda model, inputs, **_: nn.Sequential(model))
     result = run(blobs, options, arms)
     assert "gradient of 0.weight" in failed(result)
     assert "unexpected gradient of 0.0.weight" in failed(result)
@@ -149,7 +149,7 @@ def test_another_output_shape_fails(blobs, options, arms, monkeypatch):
         def forward(self, x):
             return torch.cat([self.inner(x), self.inner(x)], dim=1)
 
-    monkeypatch.setattr(fm, "optimize", lambda model, inputs: Wider(model))
+    monkeypatch.setattr(fm, "optimize", lambda model, inputs, **_: Wider(model))
     checks = {check.name: check for check in run(blobs, options, arms).checks}
     assert not checks["output, evaluation"].passed
     assert checks["output, evaluation"].error is None

@@ -116,7 +116,7 @@ def test_the_fastmodel_arm_is_built_from_fastmodels_parts(blobs, options, monkey
     class Adam(torch.optim.Adam):
         pass
 
-    def optimize(model, inputs):
+    def optimize(model, inputs, **options):
         calls.append((type(model), inputs[0].shape))
         torch.rand(5)  # a trial that draws random numbers
         return model

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import zoo
+from support.by_rule import by_rule
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
@@ -48,7 +49,7 @@ def plain():
 
 @pytest.fixture
 def fused(plain, x):
-    model = fm.optimize(plain, x)
+    model = by_rule(plain, x)
     assert fm.plan_of(model).capture == "fx"
     return model
 
@@ -83,7 +84,7 @@ def test_calls_with_other_arguments(plain, fused, x):
 
 def test_a_mask_among_the_examples_is_traced(plain, x):
     mask = torch.rand(2, 3, 3, 3)
-    fused = fm.optimize(plain, {"x": x, "mask": mask})
+    fused = by_rule(plain, {"x": x, "mask": mask})
     assert is_fused(fused, x, mask=mask) and not is_fused(fused, x)
     torch.testing.assert_close(fused(x, mask=mask), plain(x, mask=mask))
     torch.testing.assert_close(fused(x), plain(x))
@@ -116,7 +117,7 @@ def test_pruning_and_parametrization_later(plain, fused, x):
     weight = fused.conv.weight
     expected = 2.0 * F.max_pool2d(F.relu(F.conv2d(x, weight, plain.conv.bias)), 2)
     torch.testing.assert_close(fused(x), expected)
-    other = fm.optimize(Optional(), x)
+    other = by_rule(Optional(), x)
     parametrize.register_parametrization(other.conv, "weight", zoo.Halved())
     expected = 2.0 * F.max_pool2d(F.relu(F.conv2d(x, other.conv.weight, other.conv.bias)), 2)
     torch.testing.assert_close(other(x), expected)
@@ -141,11 +142,11 @@ def test_parameters_replaced_reach_the_fused_module(plain, fused, x):
     zeros = {name: torch.zeros_like(p) for name, p in fused.named_parameters()}
     assert torch.equal(torch.func.functional_call(fused, zeros, (x,)), torch.zeros(2, 3, 3, 3))
     assert is_fused(fused, x)
-    fused = fm.optimize(plain, x)
+    fused = by_rule(plain, x)
     fused.load_state_dict(zeros, assign=True)
     assert is_fused(fused, x) and torch.equal(fused(x), torch.zeros(2, 3, 3, 3))
     assert plain.conv.weight.abs().sum() > 0
-    fused = fm.optimize(plain, x).to(torch.float64)
+    fused = by_rule(plain, x).to(torch.float64)
     assert fused(x.double()).dtype == torch.float64 and is_fused(fused, x.double())
 
 
@@ -170,7 +171,7 @@ class Known(Registered, name="known"):
 
 
 def test_a_registry_of_subclasses_is_not_told():
-    fused = fm.optimize(Known(), torch.randn(2, 3, 5, 5))
+    fused = by_rule(Known(), torch.randn(2, 3, 5, 5))
     assert fm.plan_of(fused).swaps and Registered.names == ["known"]
     assert isinstance(copy.deepcopy(fused), Known)
 
@@ -193,7 +194,7 @@ class WritesItsInput(nn.Module):
 def test_the_fused_call_stands_where_the_conv_stood(x):
     plain = WritesItsInput()
     kept = x.clone()
-    fused = fm.optimize(plain, x)
+    fused = by_rule(plain, x)
     assert torch.equal(x, kept)
     assert fm.plan_of(fused).swaps
     with torch.no_grad():
@@ -252,7 +253,7 @@ def escapes(self, x):
 )
 def test_a_trace_that_would_not_hold_is_refused(body, words, x):
     plain = Refused(body)
-    fused = fm.optimize(plain, x)
+    fused = by_rule(plain, x)
     (place,) = fm.plan_of(fused).left
     assert words in place.reason and not fm.plan_of(fused).swaps
     assert plain.seen == [] and type(fused) is Refused
@@ -264,14 +265,12 @@ def test_forwards_that_are_not_read(x):
         def forward(self, x, **kwargs):
             return super().forward(x)
 
-    fused = fm.optimize(Keywords(), torch.randn(2, 3, 5, 5))
+    fused = by_rule(Keywords(), torch.randn(2, 3, 5, 5))
     assert "takes *args, **kwargs" in fm.plan_of(fused).left[0].reason
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    reasons = {
-        p.site: p.reason for p in fm.plan_of(fm.optimize(encoder, torch.randn(2, 3, 8))).left
-    }
+    reasons = {p.site: p.reason for p in fm.plan_of(by_rule(encoder, torch.randn(2, 3, 8))).left}
     assert "PyTorch's own" in reasons["linear1"] or "do not reach it" in reasons["linear1"]
     plain = zoo.Residual()
     plain.forward = plain.conv1.forward
-    fused = fm.optimize(plain, torch.randn(2, 3, 5, 5))
+    fused = by_rule(plain, torch.randn(2, 3, 5, 5))
     assert not fm.plan_of(fused).swaps

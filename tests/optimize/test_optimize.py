@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import zoo
+from support.by_rule import by_rule
 from torch import nn
 
 import fastmodel as fm
 from fastmodel.errors import BackendError, InputError
-from fastmodel.optimize import Candidate, Decision, static
+from fastmodel.optimize import Candidate, Decision, Measurement, static
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ class TestUse:
 
     def test_trains_like_the_original(self, make, x):
         plain = make().eval()  # dropout off
-        fused = fm.optimize(copy.deepcopy(plain), x)
+        fused = by_rule(copy.deepcopy(plain), x)
         optimizer = torch.optim.SGD(fused.parameters(), lr=0.1, momentum=0.9)
         twin = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
         target = torch.randint(0, 3, (4,))
@@ -57,7 +58,7 @@ class TestUse:
     def test_an_optimizer_of_the_original_trains_the_result(self, make, x):
         plain = make()
         optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
-        fused = fm.optimize(plain, x).eval()
+        fused = by_rule(plain, x).eval()
         before = fused(x)
         fused(x).square().sum().backward()
         optimizer.step()
@@ -65,7 +66,7 @@ class TestUse:
         torch.testing.assert_close(fused(x), plain.eval()(x))
 
     def test_compiles_as_one_graph(self, make, x):
-        fused = fm.optimize(make(), x).eval()
+        fused = by_rule(make(), x).eval()
         compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(x), fused(x))
         compiled(x).sum().backward()
@@ -81,18 +82,18 @@ class TestUse:
                 super().__init__()
                 self.module = module
 
-        wrapped = Wrapper(fm.optimize(make(), x))
+        wrapped = Wrapper(by_rule(make(), x))
         assert fm.plan_of(wrapped) is fm.plan_of(wrapped.module)
         wrapped.eval()
         assert not any(module.training for module in wrapped.modules())
 
     def test_the_plan_is_no_state(self, make, x):
-        fused = fm.optimize(make(), x)
+        fused = by_rule(make(), x)
         assert not any("fastmodel" in key for key in fused.state_dict())
         assert not any("fastmodel" in name for name, _ in fused.named_modules())
 
     def test_the_fused_modules_follow_a_copy(self, make, x):
-        fused = fm.optimize(make(), x).eval()
+        fused = by_rule(make(), x).eval()
         other = copy.deepcopy(fused)
         with torch.no_grad():
             for p in other.parameters():
@@ -104,7 +105,7 @@ class TestUse:
 
 def test_a_sequential_stays_one(x):
     plain = zoo.lenet()
-    fused = fm.optimize(plain, x)
+    fused = by_rule(plain, x)
     assert type(fused) is nn.Sequential and len(fused) == len(plain)
     assert [type(m).__name__ for m in fused[:4]] == [zoo.POOLED, "Identity", "Identity", zoo.CONV]
     assert fused[0].weight is plain[0].weight and isinstance(fused[0], nn.Conv2d)
@@ -112,7 +113,7 @@ def test_a_sequential_stays_one(x):
 
 
 def test_dropout_is_off_in_evaluation_and_on_in_training(x):
-    fused = fm.optimize(zoo.FunctionalDropout(), x)
+    fused = by_rule(zoo.FunctionalDropout(), x)
     fused.eval()
     assert torch.equal(fused(x), fused(x))
     fused.train()
@@ -121,7 +122,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(x):
 
 def test_training_branches_follow_the_mode(x):
     plain = zoo.FunctionalDropout()
-    fused = fm.optimize(plain, x)
+    fused = by_rule(plain, x)
     for training in (True, False, True):
         plain.train(training), fused.train(training)
         torch.manual_seed(3)
@@ -142,7 +143,7 @@ def test_buffers_and_random_state_are_as_before(x, training):
     model = zoo.BufferOnly().train(training)
     buffers = {name: b.clone() for name, b in model.named_buffers()}
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].copy()
-    fm.optimize(nn.Sequential(model, Draws()), x)
+    by_rule(nn.Sequential(model, Draws()), x)
     assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
     assert (numpy.random.get_state()[1] == states[2]).all()
     for name, b in model.named_buffers():
@@ -170,7 +171,7 @@ class SelfReferring(nn.Module):
 
 def test_attributes_point_into_the_copy(x):
     plain = SelfReferring()
-    fused = fm.optimize(plain, x)
+    fused = by_rule(plain, x)
     assert fused.conv is not plain.conv
     assert fused.order[0] is fused.conv and fused.hidden["conv"] is fused.conv
     assert fused.apply_conv.__self__ is fused.conv
@@ -182,15 +183,15 @@ def test_attributes_point_into_the_copy(x):
 
 def test_a_model_without_a_place(x):
     model = nn.Sequential(nn.Flatten(), nn.Tanh())
-    plan = fm.plan_of(fm.optimize(model, x))
+    plan = fm.plan_of(by_rule(model, x))
     assert (plan.swaps, plan.left, plan.capture) == ((), (), "none")
     assert plan.reason == "the model calls no Conv2d and no Linear"
-    plan = fm.plan_of(fm.optimize(nn.Linear(12, 2), x))
+    plan = fm.plan_of(by_rule(nn.Linear(12, 2), x))
     assert plan.left[0].site == "" and "no ReLU" in plan.reason and "(model)" in str(plan)
 
 
 def test_the_plan_reads_as_a_table(x):
-    plan = fm.plan_of(fm.optimize(zoo.Functional(), x))
+    plan = fm.plan_of(by_rule(zoo.Functional(), x))
     text = str(plan)
     assert text.splitlines()[0] == "plan: 3 swapped, 2 left; selection: static; capture: fx"
     assert "conv1  Conv2d + ReLU + MaxPool2d  ConvReLUMaxPool2d  4x1x12x12" in text
@@ -204,7 +205,7 @@ def test_a_strategy_decides_and_its_figures_are_kept(x):
 
     def only_convs(candidate):
         seen.append(candidate)
-        figures = (("fused_time_s", 0.25), ("plain_time_s", 0.5))
+        figures = Measurement(0.5, 0.25, 2.0, 1.9, 2.1, 8)
         return Decision("Conv2d" in candidate.pattern, "as measured", figures)
 
     fused = fm.optimize(zoo.Functional(), x, select=only_convs)
@@ -212,12 +213,12 @@ def test_a_strategy_decides_and_its_figures_are_kept(x):
     assert [place.site for place in plan.swaps] == ["conv1", "conv2"]
     refused = next(place for place in plan.left if place.site == "fc1")
     assert refused.reason == "as measured" and refused.replacement is None
-    assert plan.selection == "only_convs" and "fused_time_s 0.25" in str(plan)
+    assert plan.selection == "only_convs" and "500.000     250.000  2.00 [1.90, 2.10]" in str(plan)
     assert type(fused).__name__ == "Functional"
     for candidate in seen:  # what a strategy is given can be run
         value = torch.randn(candidate.shape, dtype=candidate.dtype, device=candidate.device)
         torch.testing.assert_close(candidate.fused(value), candidate.plain(value))
-    assert static(seen[0]).is_accepted and static(seen[0]).figures == ()
+    assert static(seen[0]).is_accepted and static(seen[0]).measurement is None
 
 
 @pytest.mark.parametrize("make", [zoo.lenet, zoo.Functional], ids=["sequential", "fx"])
@@ -227,7 +228,7 @@ def test_a_swap_that_disagrees_is_dropped(make, x, monkeypatch):
             kind, "forward", lambda self, x, honest=kind.forward: honest(self, x) + 0.01
         )
     model = make().eval()
-    fused = fm.optimize(model, x)
+    fused = by_rule(model, x)
     plan = fm.plan_of(fused)
     assert {place.replacement for place in plan.swaps} <= {zoo.POOLED, zoo.CONV} and plan.swaps
     (dropped,) = [place for place in plan.left if "dropped" in place.reason]
@@ -240,7 +241,7 @@ def test_a_swap_that_raises_is_dropped(x, monkeypatch):
         raise ValueError("not today\nsecond line")
 
     monkeypatch.setattr(fm.nn.LinearReLUDropout, "forward", refuse)
-    plan = fm.plan_of(fm.optimize(zoo.lenet(), x))
+    plan = fm.plan_of(by_rule(zoo.lenet(), x))
     (dropped,) = [place for place in plan.left if "dropped" in place.reason]
     assert "it raises ValueError: not today)" in dropped.reason
 
@@ -252,26 +253,26 @@ def test_a_fault_in_training_alone_is_found(x, monkeypatch):
         return honest(self, x) * (2 if self.training else 1)
 
     monkeypatch.setattr(fm.nn.ConvReLU2d, "forward", forward)
-    plan = fm.plan_of(fm.optimize(zoo.lenet().eval(), x))
+    plan = fm.plan_of(by_rule(zoo.lenet().eval(), x))
     (dropped,) = [place for place in plan.left if "dropped" in place.reason]
     assert dropped.site == "3" and "in training mode" in dropped.reason
 
 
 def test_a_backend_asked_for_is_not_replaced(x):
     with fm.use_backend("cuda"), pytest.raises(BackendError):
-        fm.optimize(zoo.lenet(), x)
+        by_rule(zoo.lenet(), x)
 
 
 def test_a_training_mode_that_does_not_take_the_examples():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.BatchNorm1d(4))
-    fused = fm.optimize(model, torch.randn(1, 3))  # batch norm refuses a batch of one in training
+    fused = by_rule(model, torch.randn(1, 3))  # batch norm refuses a batch of one in training
     assert fm.plan_of(fused).swaps and fused.training
 
 
 def test_ways_to_give_the_examples(x):
     model = zoo.Functional()
     for examples in (x, (x,), [x], {"x": x}):
-        assert len(fm.plan_of(fm.optimize(model, examples)).swaps) == 3
+        assert len(fm.plan_of(by_rule(model, examples)).swaps) == 3
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_ways_to_give_the_examples(x):
 )
 def test_bad_input(model, examples, words):
     with pytest.raises(InputError) as raised:
-        fm.optimize(model, examples)
+        by_rule(model, examples)
     text = str(raised.value)
     assert words in text and text.startswith("optimize: ") and "\n" not in text
 
@@ -312,7 +313,7 @@ def mlp() -> nn.Sequential:
 
 def test_dropout_behind_a_linear_and_relu_is_taken_in():
     plain, x = mlp(), torch.randn(500, 6)
-    fused = fm.optimize(plain, x)
+    fused = by_rule(plain, x)
     (swap,) = fm.plan_of(fused).swaps
     assert (swap.pattern, swap.replacement) == ("Linear + ReLU + Dropout", "LinearReLUDropout")
     assert fused[0].p == 0.25 and fused[0].weight is plain[0].weight
@@ -329,7 +330,7 @@ def test_dropout_with_a_mode_or_listeners_of_its_own_is_left():
     monte_carlo[2].train()
     hooked[2].register_forward_hook(lambda *_: None)
     for plain in (monte_carlo, hooked):
-        (swap,) = fm.plan_of(fm.optimize(plain, torch.randn(4, 6))).swaps
+        (swap,) = fm.plan_of(by_rule(plain, torch.randn(4, 6))).swaps
         assert swap.replacement == "LinearReLU"
 
 
@@ -342,7 +343,7 @@ def test_dropout_in_a_forward_of_ones_own_is_left():
         def forward(self, x):
             return self.dropout(self.linear(x).relu())
 
-    (swap,) = fm.plan_of(fm.optimize(Own(), torch.randn(4, 6))).swaps
+    (swap,) = fm.plan_of(by_rule(Own(), torch.randn(4, 6))).swaps
     assert swap.replacement == "LinearReLU"
 
 
@@ -371,7 +372,7 @@ def test_an_activation_behind_a_linear_is_taken_in(name):
     x = torch.randn(5, 6)
     models = [nn.Sequential(nn.Linear(6, 8), module(), nn.Linear(8, 3)), *map(Activated, functions)]
     for plain in models:
-        fused = fm.optimize(plain, x)
+        fused = by_rule(plain, x)
         (swap,) = fm.plan_of(fused).swaps
         assert (swap.pattern, swap.replacement) == (f"Linear + {name}", f"Linear{name}")
         torch.testing.assert_close(fused(x), plain(x))
@@ -387,8 +388,8 @@ def test_what_an_activation_cannot_be_taken_in_for():
         (Activated(lambda x: F.gelu(x, approximate="tanh")), "the GELU is approximated by tanh"),
         (hooked, "the Tanh has hooks"),
     ):
-        plan = fm.plan_of(fm.optimize(plain, torch.randn(4, 6)))
+        plan = fm.plan_of(by_rule(plain, torch.randn(4, 6)))
         assert not plan.swaps and plan.left[0].reason == reason
     conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid())
-    (left,) = fm.plan_of(fm.optimize(conv, torch.randn(1, 1, 5, 5))).left
+    (left,) = fm.plan_of(by_rule(conv, torch.randn(1, 1, 5, 5))).left
     assert left.reason == "no ReLU after it (next: Sigmoid)"

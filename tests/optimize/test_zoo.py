@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from support import zoo
+from support.by_rule import by_rule
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -57,7 +58,7 @@ def assert_same(a, b):
 
 
 def test_plan(entry, model, inputs):
-    plan = fm.plan_of(fm.optimize(model, inputs))
+    plan = fm.plan_of(by_rule(model, inputs))
     assert {place.site: place.replacement for place in plan.swaps} == entry.swaps
     assert {place.site for place in plan.left} == set(entry.left)
     for place in plan.left:
@@ -74,7 +75,7 @@ def test_outputs_and_gradients(entry, model, inputs, training):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # a fused dropout draws another mask
-    fused = fm.optimize(model, inputs)
+    fused = by_rule(model, inputs)
     expected, expected_gradients = gradients(model, inputs)
     found, found_gradients = gradients(fused, inputs)
     assert_same(expected, found)
@@ -92,7 +93,7 @@ def test_the_original_is_left_as_it_was(model, inputs):
     before = [(name, m, type(m), m.training, dict(vars(m))) for name, m in model.named_modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     generator = torch.get_rng_state()
-    fused = fm.optimize(model, inputs)
+    fused = by_rule(model, inputs)
     assert torch.equal(torch.get_rng_state(), generator)
     for (name, module, kind, mode, attributes), (name_now, now) in zip(
         before, model.named_modules(), strict=True
@@ -106,7 +107,7 @@ def test_the_original_is_left_as_it_was(model, inputs):
 
 
 def test_same_parameters_and_state_dict(entry, model, inputs):
-    fused = fm.optimize(model, inputs)
+    fused = by_rule(model, inputs)
     assert isinstance(fused, type(model)) and type(fused).__name__ == type(model).__name__
     for a, b in (
         (model.named_parameters(), fused.named_parameters()),
@@ -133,7 +134,7 @@ def test_same_parameters_and_state_dict(entry, model, inputs):
 def test_deepcopy_and_pickle(entry, model, inputs):
     if not entry.is_copyable:
         pytest.skip("PyTorch does not copy or pickle parametrized and pruned modules")
-    fused = fm.optimize(model, inputs).eval()
+    fused = by_rule(model, inputs).eval()
     expected = call(fused, inputs)
     for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
         assert_same(expected, call(twin, inputs))
@@ -151,8 +152,8 @@ def test_deepcopy_and_pickle(entry, model, inputs):
 
 
 def test_optimizing_twice_is_the_same(entry, model, inputs):
-    once = fm.optimize(model, inputs)
-    twice = fm.optimize(once, inputs)
+    once = by_rule(model, inputs)
+    twice = by_rule(once, inputs)
     assert_same(call(once.eval(), inputs), call(twice.eval(), inputs))
     again = {place.site for place in fm.plan_of(twice).swaps}
     fused = {place.site for place in fm.plan_of(twice).left if place.reason == "already fused"}

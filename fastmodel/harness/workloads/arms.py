@@ -132,7 +132,7 @@ def _build_fastmodel(workload: Workload, options: Options) -> Loop:
     examples = workload.train.head(options.batch_size).to(options.device, torch.contiguous_format)
     gpus = [torch.device(options.device)] if options.device != "cpu" else []
     with torch.random.fork_rng(gpus):  # trials must not move the generator that dropout uses
-        model = fm.optimize(plain, (examples.inputs,))
+        model = fm.optimize(plain, (examples.inputs,), select="static")
     spec = workload.optimizer()
     kind = getattr(fm.optim, spec.name, None)
     optimizer = (

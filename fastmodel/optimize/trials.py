@@ -1,0 +1,203 @@
+"""What is tried alone before the whole step is: single places, the loss, the optimizer.
+
+Numbers before times: a candidate that fails its float64 check is not timed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastmodel.errors import BackendError
+from fastmodel.optimize.budget import Budget
+from fastmodel.optimize.evidence import Check, Verification
+from fastmodel.optimize.levers import fused_loss, fused_optimizer
+from fastmodel.optimize.measure import race
+from fastmodel.optimize.select import Candidate, Decision
+from fastmodel.optimize.step import optimizer_over
+from fastmodel.optimize.verify import error_of, verify
+
+MOST_TIME_S = 2.0
+"""For the race of one candidate."""
+_STEPS = 3
+
+
+class Trials:
+    """Decides about single candidates; equal ones at places of equal shape are timed once."""
+
+    def __init__(self, budget: Budget, gain: float, device: torch.device) -> None:
+        self._budget, self._gain, self._device = budget, gain, device
+        self._known: dict[tuple, Decision] = {}
+
+    def of_place(self, candidate: Candidate) -> Decision:
+        """Forward and backward of one place at its captured input."""
+        found, refusal = self._verified(lambda: verify(candidate))
+        if found is None:
+            return Decision(False, refusal)
+        if not found.passed:
+            return Decision(False, f"failed its float64 check: {found}", None, found)
+        key = _key(candidate)
+        if key not in self._known:
+            self._known[key] = self._timed(
+                _pass_of(candidate.plain, candidate.plain[0], candidate.x),
+                _pass_of(candidate.fused, candidate.fused, candidate.x),
+            )
+        timed = self._known[key]
+        return Decision(timed.is_accepted, timed.reason, timed.measurement, found)
+
+    def of_loss(self, loss: nn.Module, output: torch.Tensor, targets: Any) -> Decision:
+        """Value and gradient of a loss on the model's own output."""
+        ours = fused_loss(loss)
+        found, refusal = self._verified(lambda: _verify_loss(loss, ours, output, targets))
+        if found is None:
+            return Decision(False, refusal)
+        if not found.passed:
+            return Decision(False, f"failed its float64 check: {found}", None, found)
+
+        def run_of(module: nn.Module) -> Callable[[], object]:
+            leaf = output.detach().requires_grad_()
+            return lambda: torch.autograd.grad(module(leaf, targets), leaf)
+
+        timed = self._timed(run_of(loss), run_of(ours))
+        return Decision(timed.is_accepted, timed.reason, timed.measurement, found)
+
+    def of_optimizer(self, optimizer: torch.optim.Optimizer) -> Decision:
+        """Steps of an optimizer over copies of its parameters, with the gradients that they have."""
+        found, refusal = self._verified(lambda: _verify_optimizer(optimizer))
+        if found is None:
+            return Decision(False, refusal)
+        if not found.passed:
+            return Decision(False, f"failed its float64 check: {found}", None, found)
+        plain = _over_copies(optimizer, lr=0.0)
+        ours = fused_optimizer(_over_copies(optimizer, lr=0.0))
+        timed = self._timed(plain.step, ours.step)
+        return Decision(timed.is_accepted, timed.reason, timed.measurement, found)
+
+    def _verified(self, check: Callable[[], Verification]) -> tuple[Verification | None, str]:
+        if self._budget.left_s() <= 0:
+            return None, self._out_of_time()
+        try:
+            return check(), ""
+        except BackendError:  # a backend asked for by name is not silently replaced
+            raise
+        except Exception as error:  # whatever a candidate raises, PyTorch's own form stays
+            lines = str(error).strip().splitlines() or [""]
+            return None, f"raises on the captured input ({type(error).__name__}: {lines[0][:120]})"
+
+    def _timed(self, plain: Callable[[], object], ours: Callable[[], object]) -> Decision:
+        part = self._budget.part(MOST_TIME_S)
+        found = race(plain, ours, part, self._gain, self._device)
+        if found is None:
+            return Decision(False, self._out_of_time())
+        if found.low > self._gain:
+            return Decision(True, f"wins: {found}", found)
+        if found.high < 1.0:
+            return Decision(False, f"slower than PyTorch: {found}", found)
+        return Decision(False, f"no certain gain: {found}", found)
+
+    def _out_of_time(self) -> str:
+        return f"not measured: budget_s={self._budget.budget_s:g} was spent before"
+
+
+def _key(candidate: Candidate) -> tuple:
+    x = candidate.x
+    assert x is not None
+    wants = tuple(p.requires_grad for p in candidate.plain.parameters())
+    return (
+        repr(candidate.plain),
+        repr(candidate.fused),
+        tuple(x.shape),
+        x.stride(),
+        x.dtype,
+        x.requires_grad,
+        wants,
+    )
+
+
+def _pass_of(module: nn.Module, anchor: nn.Module, x: torch.Tensor | None) -> Callable[[], None]:
+    """Forward and, where anything wants a gradient, backward; the Parameters' `.grad` is not touched."""
+    assert x is not None
+    leaf = x.detach().requires_grad_(x.requires_grad)
+    wanted = [t for t in (leaf, *anchor.parameters()) if t.requires_grad]
+    grads: list[torch.Tensor] = []
+
+    def run() -> None:
+        out = module(leaf)
+        if not wanted:
+            return
+        if not grads:
+            grads.append(torch.randn_like(out))
+        torch.autograd.grad(out, wanted, grads[0])
+
+    return run
+
+
+def _verify_loss(
+    loss: nn.Module, ours: nn.Module, output: torch.Tensor, targets: Any
+) -> Verification:
+    """Value and gradient; one rounding of the largest output moves either by about eps times it."""
+
+    def values(module: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = output.detach().to(dtype).requires_grad_()
+        is_floating = isinstance(targets, torch.Tensor) and targets.is_floating_point()
+        value = module(leaf, targets.to(dtype) if is_floating else targets)
+        grad = torch.ones_like(value)
+        return value.detach(), torch.autograd.grad(value, leaf, grad)[0]
+
+    expected = values(copy.deepcopy(loss).double(), torch.float64)
+    eps = torch.finfo(output.dtype).eps
+    floor = 2 * eps * (1 + output.detach().abs().max().item())
+    checks = []
+    plain, fused = values(loss, output.dtype), values(ours, output.dtype)
+    for name, want, a, b in zip(
+        ("output", "gradient of input"), expected, plain, fused, strict=True
+    ):
+        torch_error = error_of(a, want)
+        checks.append(Check(name, error_of(b, want), torch_error, 2 * torch_error + floor))
+    return Verification(tuple(checks))
+
+
+def _verify_optimizer(optimizer: torch.optim.Optimizer) -> Verification:
+    """Parameters after a few steps with given gradients; each step may round each of them once or twice."""
+    plain, exact = _over_copies(optimizer), _over_copies(optimizer, dtype=torch.float64)
+    ours = fused_optimizer(_over_copies(optimizer))
+    for _ in range(_STEPS):
+        for one in (plain, exact, ours):
+            one.step()
+    checks = []
+    for name, (a, b, want) in enumerate(
+        zip(_parameters(plain), _parameters(ours), _parameters(exact), strict=True)
+    ):
+        torch_error = error_of(a.detach(), want.detach())
+        bound = 2 * torch_error + 2 * _STEPS * torch.finfo(a.dtype).eps
+        checks.append(
+            Check(f"parameter {name}", error_of(b.detach(), want.detach()), torch_error, bound)
+        )
+    return Verification(tuple(checks))
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.numel()]
+
+
+def _over_copies(
+    optimizer: torch.optim.Optimizer, lr: float | None = None, dtype: torch.dtype | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer over copies of its parameters, gradients and state."""
+    twins: dict[torch.Tensor, torch.Tensor] = {}
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        twin = nn.Parameter(parameter.detach().to(dtype or parameter.dtype, copy=True))
+        if parameter.grad is not None:
+            twin.grad = parameter.grad.detach().to(twin.dtype, copy=True)
+        twins[parameter] = twin
+    made = optimizer_over(optimizer, twins, lr=lr)
+    if dtype is not None:
+        for state in made.state.values():
+            for key, value in state.items():
+                if torch.is_tensor(value) and value.is_floating_point() and value.dim():
+                    state[key] = value.to(dtype)
+    return made
