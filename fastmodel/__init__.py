@@ -6,7 +6,7 @@ from fastmodel.ops.dispatch import use_backend
 from fastmodel.ops.table import kernels
 
 # Last: `fastmodel.optimize` is a package too, and the public name is its function.
-from fastmodel.optimize import Plan, optimize, optimize_step, plan_of  # isort: skip
+from fastmodel.optimize import Plan, optimize, optimize_step, plan_of, revert  # isort: skip
 
 __all__ = [
     "Plan",
@@ -19,5 +19,6 @@ __all__ = [
     "optimize",
     "optimize_step",
     "plan_of",
+    "revert",
     "use_backend",
 ]

@@ -2,6 +2,7 @@
 
 from fastmodel.optimize.evidence import Check, Fingerprint, Measurement, Verification
 from fastmodel.optimize.plan import Place, Plan, plan_of
+from fastmodel.optimize.revert import revert
 from fastmodel.optimize.run import Step, optimize, optimize_step
 from fastmodel.optimize.select import Candidate, Decision, Strategy, static
 
@@ -19,5 +20,6 @@ __all__ = [
     "optimize",
     "optimize_step",
     "plan_of",
+    "revert",
     "static",
 ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fastmodel.optimize import patterns
+from fastmodel.optimize.swapped_out import PLAIN, bare_copy
 from fastmodel.optimize.trial import Observation
 
 
@@ -26,6 +27,8 @@ class SequentialPlace:
         """Put the fused module into this copy of the model."""
         container = model.get_submodule(self.container)
         first, *absorbed = self.keys
+        record = container.__dict__.setdefault(PLAIN, {})
+        record.update((key, bare_copy(container.get_submodule(key))) for key in self.keys)
         container._modules[first] = self.match.make(container.get_submodule(first))
         for key in absorbed:
             training = container.get_submodule(key).training

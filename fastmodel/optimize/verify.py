@@ -53,8 +53,10 @@ def verify(candidate: Candidate) -> Verification:
         grad = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(x.device)
         grad = grad.masked_fill_(ties, 0.0).to(x.dtype)
         wanted = [t for t in (x64, *reference[0].parameters()) if t.requires_grad]
-        grad_pre, *gradients = torch.autograd.grad(expected, [pre, *wanted], grad.double())
-        absolute = _absolute_gradients(reference[0], x64, grad_pre)
+        gradients, absolute = [], []
+        if wanted:
+            grad_pre, *gradients = torch.autograd.grad(expected, [pre, *wanted], grad.double())
+            absolute = _absolute_gradients(reference[0], x64, grad_pre)
         plain = _run(candidate.plain, anchor, x, grad)
         fused = _run(candidate.fused, candidate.fused, x, grad)
     names = _names(anchor, x)
@@ -107,7 +109,7 @@ def _absolute_gradients(anchor: nn.Module, x: Tensor, grad: Tensor) -> list[Tens
             parameter.abs_()
     x = x.detach().abs().requires_grad_(x.requires_grad)
     wanted = [t for t in (x, *absolute.parameters()) if t.requires_grad]
-    return list(torch.autograd.grad(absolute(x), wanted, grad.abs())) if wanted else []
+    return list(torch.autograd.grad(absolute(x), wanted, grad.abs()))
 
 
 def _ties(plain: nn.Sequential, pre: Tensor, rounding: Tensor) -> Tensor:

@@ -1,0 +1,37 @@
+"""What was swapped out of a container: kept without its Parameters, and made whole again."""
+
+from __future__ import annotations
+
+from torch import nn
+
+PLAIN = "_fastmodel_plain"
+"""Where a container keeps the modules that were swapped out, without their Parameters: key to module."""
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def bare_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module without its Parameters, which live on in the one that takes its place."""
+    bare = object.__new__(type(module))
+    bare.__dict__.update(vars(module))
+    bare.__dict__["_parameters"] = dict.fromkeys(module._parameters)
+    return bare
+
+
+def restored(bare: nn.Module, current: nn.Module) -> nn.Module:
+    """The module that was swapped out, with the Parameters, mode and hooks of what stands there now."""
+    module = object.__new__(type(bare))
+    module.__dict__.update(vars(bare))
+    module.__dict__["_parameters"] = {name: current._parameters[name] for name in bare._parameters}
+    for hooks in _HOOKS:
+        module.__dict__[hooks] = vars(current)[hooks].copy()
+    module.training = current.training
+    return module

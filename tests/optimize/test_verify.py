@@ -1,0 +1,164 @@
+"""The float64 check of a single place: right kernels pass, wrong ones do not, ties are nobody's fault."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastmodel as fm
+from fastmodel.optimize.select import Candidate
+from fastmodel.optimize.verify import verify
+
+
+def candidate(plain, fused, x, requires_grad=True):
+    x = x.requires_grad_(requires_grad)
+    return Candidate("0", "pattern", plain, fused, tuple(x.shape), x.dtype, x.device, x)
+
+
+def pooled(channels=3, size=11, dtype=torch.float32, **pool):
+    plain = nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(**{"kernel_size": 2, **pool})
+    ).to(dtype)
+    fused = fm.nn.ConvReLUMaxPool2d.from_torch(plain[0], plain[2])
+    return candidate(plain, fused, torch.randn(4, channels, size, size, dtype=dtype))
+
+
+def linear():
+    plain = nn.Sequential(nn.Linear(30, 20), nn.ReLU())
+    return candidate(plain, fm.nn.LinearReLU.from_torch(plain[0]), torch.randn(7, 30))
+
+
+CASES = {
+    "conv, pool": pooled,
+    "overlapping pool": lambda: pooled(kernel_size=3, stride=2, padding=1),
+    "bfloat16": lambda: pooled(dtype=torch.bfloat16),
+    "linear": linear,
+    "winograd": lambda: pooled(64, 16),
+}
+
+
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
+def test_a_right_kernel_passes_and_its_checks_are_complete(make):
+    one = make()
+    found = verify(one)
+    assert found.passed, str(found)
+    names = ["output", "gradient of input", "gradient of weight", "gradient of bias"]
+    assert [check.tensor for check in found.checks] == names
+    assert 0 <= found.tie_share < (0.4 if one.x.dtype is torch.bfloat16 else 0.01)
+    eps = torch.finfo(one.x.dtype).eps
+    for check in found.checks:
+        assert 2 * check.torch_error < check.bound <= 2 * check.torch_error + 100 * eps
+    assert all(p.grad is None for p in one.plain.parameters()) and one.x.grad is None
+
+
+class Faulty(nn.Module):
+    """A fused module with a fault planted in one of its results."""
+
+    def __init__(self, honest, fault):
+        super().__init__()
+        self.weight, self.bias = honest.weight, honest.bias
+        self.__dict__.update(honest=honest, fault=fault)
+
+    def forward(self, x):
+        return self.fault(self.honest, x)
+
+
+class Scaled(torch.autograd.Function):
+    """The identity, with a gradient off by a factor."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
+
+
+def biased(honest, x, factor):
+    weight, bias = honest.weight, Scaled.apply(honest.bias, factor)
+    return F.max_pool2d(F.relu(F.conv2d(x, weight, bias, padding=1)), 2)
+
+
+def weighted(honest, x, factor):
+    weight = Scaled.apply(honest.weight, factor)
+    return F.max_pool2d(F.relu(F.conv2d(x, weight, honest.bias, padding=1)), 2)
+
+
+def poisoned(honest, x):
+    out = honest(x).clone()
+    out[0, 0, 0, 0] = float("nan")
+    return out
+
+
+FAULTS = {
+    "1 % off": (lambda honest, x: honest(x) * 1.01, "output"),
+    "1e-5 off": (lambda honest, x: honest(x) * (1 + 1e-5), "output"),
+    "wrong sign of x's gradient": (lambda h, x: h(Scaled.apply(x, -1.0)), "gradient of input"),
+    "x's gradient 1 % off": (lambda h, x: h(Scaled.apply(x, 1.01)), "gradient of input"),
+    "no gradient of the bias": (lambda h, x: biased(h, x, 0.0), "gradient of bias"),
+    "the weight's gradient 1 % off": (lambda h, x: weighted(h, x, 1.01), "gradient of weight"),
+    "one NaN": (poisoned, "output"),
+    "another shape": (lambda honest, x: honest(x)[:, :-1], None),
+    "zeros": (lambda honest, x: honest(x) * 0.0, "output"),
+}
+
+
+@pytest.mark.parametrize(("fault", "tensor"), FAULTS.values(), ids=FAULTS)
+def test_a_wrong_kernel_fails(fault, tensor):
+    one = pooled()
+    bad = candidate(one.plain, Faulty(one.fused, fault), one.x.detach())
+    if tensor is None:  # it cannot take the gradient of an output of another shape
+        with pytest.raises(RuntimeError):
+            verify(bad)
+        return
+    found = verify(bad)
+    assert not found.passed
+    assert tensor in {check.tensor for check in found.checks if not check.passed}
+    assert "off by" in str(found)
+
+
+def test_exact_ties_are_left_out_and_said():
+    one = pooled()
+    flat = candidate(one.plain, one.fused, torch.ones_like(one.x))  # whole windows of one value
+    found = verify(flat)
+    assert found.passed and found.tie_share > 0.1
+    last = candidate(one.plain, Faulty(one.fused, last_of_equals), torch.ones_like(one.x))
+    assert verify(last).passed  # which of equal values wins is no question of precision
+
+
+def last_of_equals(honest, x):
+    """The last maximum of a window wins, where PyTorch takes the first."""
+    out = F.relu(F.conv2d(x, honest.weight, honest.bias, padding=1))[..., :10, :10]
+    return F.max_pool2d(out.flip(2, 3), 2).flip(2, 3)
+
+
+def test_what_is_frozen_is_not_asked_for():
+    one = pooled()
+    one.plain[0].weight.requires_grad_(False)
+    found = verify(candidate(one.plain, one.fused, one.x.detach(), requires_grad=False))
+    assert [check.tensor for check in found.checks] == ["output", "gradient of bias"]
+    one.plain[0].bias.requires_grad_(False)
+    found = verify(candidate(one.plain, one.fused, one.x.detach(), requires_grad=False))
+    assert [check.tensor for check in found.checks] == ["output"] and found.passed
+
+
+def test_infinities_must_be_the_same():
+    one = pooled()
+    x = one.x.detach().clone()
+    x[0, 0, 3, 3] = float("inf")
+    assert verify(candidate(one.plain, one.fused, x)).checks[0].passed
+    finite = Faulty(one.fused, lambda honest, x: honest(x).nan_to_num(posinf=0.0, neginf=0.0))
+    assert not verify(candidate(one.plain, finite, x)).passed
+
+
+def test_dropout_is_left_out():
+    plain = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Dropout(0.5))
+    fused = fm.nn.LinearReLUDropout.from_torch(plain[0], plain[2])
+    state = torch.get_rng_state()
+    assert verify(candidate(plain, fused, torch.randn(7, 30))).passed
+    assert fused.p == plain[2].p == 0.5
+    assert copy.deepcopy(state).equal(state)
