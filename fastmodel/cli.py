@@ -22,7 +22,7 @@ from fastmodel.harness import bench as bench_job
 from fastmodel.harness import tables
 from fastmodel.harness.compare import Comparisons
 from fastmodel.harness.compare import compare as compare_reports
-from fastmodel.harness.cost import resolve_rate
+from fastmodel.harness.cost import check_electricity, resolve_rate
 from fastmodel.harness.doctor import diagnose
 from fastmodel.harness.measure import Timing
 from fastmodel.harness.store import Store, dump_report, load_report
@@ -34,6 +34,8 @@ EXIT_GATE_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 _TABLE_WIDTH = 120
+_BUDGET_S = 120.0
+_MOST_PAIRS = 1_000
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
@@ -75,11 +77,21 @@ def kernels(as_json: bool) -> None:
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="none", show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: PyTorch's.")
-@click.option("--pairs", type=click.IntRange(2, 1000), default=8, show_default=True)
+@click.option("--pairs", type=click.IntRange(2, 1000), default=16, show_default=True)
+@click.option(
+    "--half-width",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Go on after --pairs until the 95 % interval is within this of the ratio, 0.01 is 1 %.",
+)
+@click.option(
+    "--budget-s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Most seconds of paired timing that --half-width may take. Default: 120.",
+)
 @click.option(
     "--window-s",
     type=click.FloatRange(0, 60, min_open=True),
-    default=0.75,
+    default=0.5,
     show_default=True,
     help="Wanted length of a timed window in seconds.",
 )
@@ -94,12 +106,15 @@ def kernels(as_json: bool) -> None:
     "--compile",
     "with_compile",
     is_flag=True,
-    help="Add torch.compile to the baselines: half a minute.",
+    help="Add torch.compile to the baselines, in a process of its own: half a minute.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: reports/<workload>/.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out that was cut off.")
 @click.option("--rate-usd-per-h", type=float, help="What this machine costs.")
 @click.option("--instance", help="A machine of the price list, c5.large for instance.")
+@click.option("--electricity-usd-per-kwh", type=float, help="Price of the energy that was read.")
+@click.option("--grid-g-per-kwh", type=float, help="Grams of CO2 equivalent by the kWh.")
 @json_option
 @click.pass_obj
 def bench(
@@ -113,13 +128,18 @@ def bench(
     device: str,
     threads: int | None,
     pairs: int,
+    half_width: float | None,
+    budget_s: float | None,
     window_s: float,
     train: str,
     with_compile: bool,
     data: Path | None,
     out: Path | None,
+    resume: bool,
     rate_usd_per_h: float | None,
     instance: str | None,
+    electricity_usd_per_kwh: float | None,
+    grid_g_per_kwh: float | None,
     as_json: bool,
 ) -> None:
     """Train WORKLOAD as plain PyTorch and with fastmodel, and report both.
@@ -127,20 +147,24 @@ def bench(
     WORKLOAD is mnist-cnn or path/to/file.py:make_workload.
     """
     rate = resolve_rate(rate_usd_per_h, instance)
+    electricity = check_electricity(electricity_usd_per_kwh, grid_g_per_kwh)
+    timing = _timing(pairs, half_width, budget_s, window_s)
     _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     options = Options(batch_size, epochs, seed, lr, schedule, data, device)
     job = registry.make(workload, options)
     settings = bench_job.Settings(
-        Timing(pairs=pairs, window_time_s=window_s),
-        train,
-        with_compile,
-        rate,
-        ["fastmodel", *typed],
+        timing=timing,
+        train=train,
+        with_compile=with_compile,
+        source=workload,
+        rate=rate,
+        electricity=electricity,
+        command=["fastmodel", *typed],
     )
     directory = out or Path("reports", registry.folder_name(workload))
-    with Store(directory) as store, progress_for(sys.stderr) as progress:
+    with Store(directory, resume) as store, progress_for(sys.stderr) as progress:
         report = bench_job.Bench(job, options, settings, store, progress).run()
     if as_json:
         click.echo(dump_report(report), nl=False)
@@ -187,6 +211,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(code: int, message: str) -> int:
     click.echo(f"fastmodel: {' '.join(message.split())}", err=True)
     return code
+
+
+def _timing(
+    pairs: int, half_width: float | None, budget_s: float | None, window_s: float
+) -> Timing:
+    if half_width is None:
+        if budget_s is not None:
+            raise InputError("--budget-s limits --half-width; pass that too")
+        return Timing(pairs=pairs, window_time_s=window_s)
+    budget_s = _BUDGET_S if budget_s is None else budget_s
+    return Timing(
+        pairs=pairs,
+        window_time_s=window_s,
+        half_width=half_width,
+        max_pairs=max(pairs, _MOST_PAIRS),
+        budget_s=budget_s,
+    )
 
 
 def _check_device(device: str) -> None:

@@ -6,10 +6,14 @@ FastmodelError
 ├── BackendError      the backend asked for cannot serve this call (also a RuntimeError)
 ├── BuildError        the native extension is missing or unusable (also a RuntimeError)
 ├── DataError         a data set is missing or corrupt
+├── StorageError      results cannot be written (also an OSError)
+├── ArmFailedError    an arm that runs apart has failed or died
 └── GateError         optimized and baseline arms disagree in their numbers
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class FastmodelError(Exception):
@@ -34,6 +38,27 @@ class BuildError(FastmodelError, RuntimeError):
 
 class DataError(FastmodelError):
     """A data set is missing, corrupt, or could not be downloaded."""
+
+
+class StorageError(FastmodelError, OSError):
+    """Results cannot be written: the disk is full, or the folder may not be written."""
+
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> StorageError:
+        """The error that `error` is while writing `path`."""
+        return cls(
+            f"cannot write {path} ({error.strerror or error}); what was written before is whole: "
+            "make room, then go on with --resume"
+        )
+
+
+class ArmFailedError(FastmodelError):
+    """An arm that runs in a process of its own has failed or died; the others are unharmed."""
+
+    def __init__(self, arm: str, reason: str) -> None:
+        super().__init__(f"{arm} failed: {reason}")
+        self.arm = arm
+        self.reason = reason
 
 
 class GateError(FastmodelError):

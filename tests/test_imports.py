@@ -71,6 +71,7 @@ LAYERS = (
     ),
     (
         "fastmodel.harness.gate",
+        "fastmodel.harness.isolated",
         "fastmodel.harness.measure",
         "fastmodel.harness.profile",
         "fastmodel.harness.profile.*",
@@ -78,6 +79,7 @@ LAYERS = (
     ),
     ("fastmodel.harness.cost",),
     ("fastmodel.harness.compare",),
+    ("fastmodel.harness.journal",),
     (
         "fastmodel.harness.store",
         "fastmodel.harness.report",

@@ -8,7 +8,7 @@ import sys
 from importlib import resources
 
 from fastmodel.errors import InputError
-from fastmodel.harness.records import Arm, CostRate
+from fastmodel.harness.records import Arm, CostRate, Electricity, WorkloadInfo
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,7 +17,9 @@ else:
 
 NO_RATE = "no rate given; pass --rate-usd-per-h or --instance"
 MAX_RATE_USD_PER_H = 1e5
+JOULES_PER_KWH = 3.6e6
 _SECONDS_PER_H = 3600.0
+_MILLION = 1e6
 
 
 def prices() -> dict[str, CostRate]:
@@ -52,26 +54,97 @@ def resolve_rate(rate_usd_per_h: float | None, instance: str | None) -> CostRate
     return listed[instance]
 
 
-def with_cost(arm: Arm, rate: CostRate | None, train_samples: int) -> Arm:
-    """`arm` with its money figures.
+def check_electricity(
+    price_usd_per_kwh: float | None, intensity_g_per_kwh: float | None
+) -> Electricity | None:
+    """What the user gave, or None where nothing was given.
 
-    An epoch costs `train_samples` at the arm's timed throughput; the total is the training time of
-    its run, validation excluded. What cannot be said is None with a reason.
+    Raises:
+        InputError: a number that is not finite or below 0.
+    """
+    if price_usd_per_kwh is None and intensity_g_per_kwh is None:
+        return None
+    for name, value in (
+        ("--electricity-usd-per-kwh", price_usd_per_kwh),
+        ("--grid-g-per-kwh", intensity_g_per_kwh),
+    ):
+        if value is not None and not (math.isfinite(value) and 0 <= value <= 1e5):
+            raise InputError(f"{name} must be within [0, 1e5], got {value:g}")
+    return Electricity(price_usd_per_kwh, intensity_g_per_kwh)
+
+
+def with_cost(
+    arm: Arm, rate: CostRate | None, electricity: Electricity | None, workload: WorkloadInfo
+) -> Arm:
+    """`arm` with its money and carbon figures.
+
+    An epoch and a million samples cost what they take at the arm's timed throughput; the total and the
+    money to an accuracy are training time of its run alone. Start-up and evaluation stand apart. Electricity
+    is that of the training run, which the rate of a rented machine contains already. What cannot be
+    said is None with a reason.
     """
     missing = dict(arm.missing)
-    if rate is None:
-        missing |= {"cost_usd_per_epoch": NO_RATE, "cost_usd_total": NO_RATE}
-        return dataclasses.replace(arm, missing=missing)
-    usd_per_s = rate.rate_usd_per_h / _SECONDS_PER_H
-    per_epoch = total = None
-    if arm.throughput_samples_per_s is None:
-        missing["cost_usd_per_epoch"] = "the arm was not timed"
-    else:
-        per_epoch = train_samples / arm.throughput_samples_per_s.estimate * usd_per_s
-    if arm.train_time_s is None:
-        missing["cost_usd_total"] = missing.get("train_time_s", "the arm was not trained")
-    else:
-        total = arm.train_time_s * usd_per_s
+    usd_per_s = None if rate is None else rate.rate_usd_per_h / _SECONDS_PER_H
+
+    def usd(name: str, time_s: float | None, because: str) -> float | None:
+        if usd_per_s is None or time_s is None:
+            missing[name] = NO_RATE if usd_per_s is None else because
+            return None
+        return time_s * usd_per_s
+
+    rated = arm.throughput_samples_per_s
+    sample_s = None if rated is None else 1 / rated.estimate
+    untimed = missing.get("throughput_samples_per_s", "the arm was not timed")
+    untrained = missing.get("train_time_s", "the arm was not trained")
+    tokens = workload.tokens_per_sample
+    token_s = None if sample_s is None or tokens is None else sample_s / tokens
+    no_tokens = untimed if tokens is not None else "the workload has no tokens"
+    to_accuracy = {
+        target: None if usd_per_s is None or time_s is None else time_s * usd_per_s
+        for target, time_s in arm.time_to_accuracy_s.items()
+    }
     return dataclasses.replace(
-        arm, cost_usd_per_epoch=per_epoch, cost_usd_total=total, missing=missing
+        arm,
+        cost_usd_per_epoch=usd(
+            "cost_usd_per_epoch", _times(sample_s, workload.train_samples), untimed
+        ),
+        cost_usd_per_million_samples=usd(
+            "cost_usd_per_million_samples", _times(sample_s, _MILLION), untimed
+        ),
+        cost_usd_per_million_tokens=usd(
+            "cost_usd_per_million_tokens", _times(token_s, _MILLION), no_tokens
+        ),
+        cost_usd_total=usd("cost_usd_total", arm.train_time_s, untrained),
+        cost_usd_startup=usd(
+            "cost_usd_startup", arm.startup_time_s, missing.get("startup_time_s", "")
+        ),
+        cost_usd_evaluation=usd(
+            "cost_usd_evaluation", arm.evaluation_time_s, missing.get("evaluation_time_s", "")
+        ),
+        cost_usd_to_accuracy=to_accuracy,
+        electricity_usd=_of_energy(arm, electricity, "electricity_usd", missing),
+        emissions_g=_of_energy(arm, electricity, "emissions_g", missing),
+        missing=missing,
     )
+
+
+def _of_energy(
+    arm: Arm, electricity: Electricity | None, name: str, missing: dict[str, str]
+) -> float | None:
+    """Kilowatt-hours of the training run times the price, or the intensity, that was given."""
+    field, option = {
+        "electricity_usd": ("price_usd_per_kwh", "--electricity-usd-per-kwh"),
+        "emissions_g": ("intensity_g_per_kwh", "--grid-g-per-kwh"),
+    }[name]
+    factor = getattr(electricity, field, None)
+    if factor is None:
+        missing[name] = f"not asked for; pass {option}"
+        return None
+    if arm.energy_j is None:
+        missing[name] = missing.get("energy_j", "the energy was not read")
+        return None
+    return arm.energy_j / JOULES_PER_KWH * factor
+
+
+def _times(unit: float | None, count: float) -> float | None:
+    return None if unit is None else unit * count

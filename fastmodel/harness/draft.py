@@ -1,125 +1,214 @@
-"""A report in the making: what was measured so far, readable as a `Report` at any moment."""
+"""A report folded from the events of a run: what was measured so far, readable at any moment.
+
+The same fold serves a run while it works, a run that is taken up again, and a report that is drawn anew
+from its journal: there is one way from raw results to a report.
+"""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-from fastmodel.harness import measure, records
+from fastmodel.errors import DataError
+from fastmodel.harness import journal, measure, records
 from fastmodel.harness.cost import NO_RATE, with_cost
 from fastmodel.harness.environment import environment
-from fastmodel.harness.records import CostRate, Epoch, Gate, Report, StepPart, SwapRow, Window
+from fastmodel.harness.records import (
+    CostRate,
+    Electricity,
+    Epoch,
+    Gate,
+    Report,
+    StepPart,
+    SwapRow,
+    Window,
+)
 from fastmodel.harness.telemetry import Reading
 from fastmodel.harness.training import time_to_accuracy
 from fastmodel.harness.workloads.arms import Arm
 from fastmodel.harness.workloads.protocol import Options, Workload, parameter_count
-from fastmodel.timing import RESAMPLES, now_s
+from fastmodel.timing import RESAMPLES
 
 _RUN_FIELDS = ("test_accuracy", "test_loss", "train_time_s", "peak_memory_bytes", "energy_j")
+_CUT_OFF = "the run was cut off; go on with --resume"
 
 
-@dataclass(frozen=True)
-class Test:
-    """The one look at the test set."""
-
-    __test__ = False  # the name is no invitation to pytest
-
-    loss: float | None
-    accuracy: float
+def started(
+    workload: Workload,
+    options: Options,
+    timing: measure.Timing,
+    arms: Sequence[Arm],
+    rate: CostRate | None,
+    electricity: Electricity | None,
+    command: Sequence[str],
+) -> journal.Started:
+    """The first event of a run that is about to begin here."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return journal.Started(
+        schema_version=records.SCHEMA_VERSION,
+        started_at=now.isoformat(timespec="seconds"),
+        command=list(command),
+        environment=environment(),
+        workload=_workload_info(workload, options),
+        timing=timing,
+        arms=[journal.ArmInfo(arm.name, arm.description, arm.is_optimized) for arm in arms],
+        cost_rate=rate,
+        electricity=electricity,
+    )
 
 
 class Draft:
-    """Collects the parts of a report; `report` puts together what there is."""
+    """Takes the events of a run, in their order; `report` puts together what there is."""
 
-    def __init__(
-        self,
-        workload: Workload,
-        options: Options,
-        timing: measure.Timing,
-        arms: Sequence[Arm],
-        rate: CostRate | None,
-        command: Sequence[str],
-    ) -> None:
-        self.stage = "starting"
+    def __init__(self, start: journal.Started) -> None:
+        self.start = start
         self.gate: Gate | None = None
-        self.swaps: list[SwapRow] = []
         self.windows: list[Window] = []
         self.steps_per_window: int | None = None
-        self.baseline: str | None = None
-        self.noise_is_measured = False
+        self.ended: dict[str, str] = {}
+        """Phase to the reason for its end."""
         self.step_parts: dict[str, list[StepPart]] = {}
-        self.epochs: dict[str, list[Epoch]] = {}
-        self.tests: dict[str, Test] = {}
-        self.readings: dict[str, Reading] = {}
-        self.untrained_reason = "the run ended before this arm was trained"
-        self._arms = arms
-        self._timing = timing
-        self._rate = rate
-        self._command = list(command)
-        self._started_at = datetime.datetime.now(datetime.timezone.utc)
-        self._start_s = now_s()
-        self._environment = environment()
-        self._workload = _workload_info(workload, options)
+        self.trained: dict[str, journal.Trained] = {}
+        self.failures: dict[str, str] = {}
+        self.is_finished = False
+        self._lost: set[str] = set()
+        """Arms that failed in the timing."""
+        self._swaps: list[SwapRow] = []
+        self._startup_time_s: dict[str, float] = {}
+        self._epochs: dict[str, dict[int, Epoch]] = {}
+        self._stopped_because = _CUT_OFF
+        self._untrained_reason = "the run ended before this arm was trained"
+        self._duration_s = 0.0
+
+    def take(self, event: journal.Event, at_s: float) -> None:
+        """One more event, `at_s` seconds after the run began."""
+        self._duration_s = max(self._duration_s, at_s)
+        match event:
+            case journal.Gated():
+                self.gate = event.gate
+            case journal.Swapped():
+                self._swaps = event.rows
+            case journal.StartedUp():
+                self._startup_time_s.setdefault(event.arm, event.time_s)
+            case journal.WindowChosen():
+                self.steps_per_window = event.steps
+            case Window():
+                self.windows.append(event)
+            case journal.PhaseEnded():
+                self.ended[event.phase] = event.reason
+            case journal.Profiled():
+                self.step_parts[event.arm] = event.parts
+            case journal.EpochEnded():
+                self._epochs.setdefault(event.arm, {})[event.epoch.epoch] = event.epoch
+            case journal.Trained():
+                self.trained[event.arm] = event
+            case journal.Failed():
+                self._fail(event)
+            case journal.Stopped():
+                self._stopped_because = event.reason
+            case journal.Resumed():
+                self._stopped_because = _CUT_OFF
+            case journal.Finished():
+                self.is_finished = True
+                self._untrained_reason = event.untrained_reason
 
     @property
     def optimized(self) -> str:
         """The arm whose speed-up is sought."""
-        return next(arm.name for arm in self._arms if arm.is_optimized)
+        return next(arm.name for arm in self.start.arms if arm.is_optimized)
 
-    def report(self, incomplete_reason: str | None) -> Report:
-        """The record of all that is known now; complete if there is no reason why not."""
+    @property
+    def baseline(self) -> str | None:
+        """The fastest of the baselines; None before all were timed."""
+        if "calibration" not in self.ended:
+            return None
+        return measure.best_baseline(self.windows, self._lost)
+
+    def rounds(self, phase: str) -> int:
+        """The number of the first round of `phase` that has no window yet."""
+        return max((w.pair + 1 for w in self.windows if w.phase == phase), default=0)
+
+    def _fail(self, event: journal.Failed) -> None:
+        was_baseline = event.arm == self.baseline
+        self.failures[event.arm] = event.reason
+        if not event.in_timing:
+            return
+        self._lost.add(event.arm)
+        if was_baseline:  # what was paired with it must be paired with another
+            self.ended.pop("paired", None)
+            self.ended.pop("noise", None)
+
+    def report(self, incomplete_reason: str | None = None) -> Report:
+        """The record of all that is known now.
+
+        Without a reason it is complete if the run came to its end, else incomplete for the reason that
+        its last event gives.
+        """
+        if incomplete_reason is None and not self.is_finished:
+            incomplete_reason = self._stopped_because
         missing: dict[str, str] = {}
         speedup = None
-        if self.baseline is not None and self.noise_is_measured:
+        if self.baseline is not None and "noise" in self.ended:
             speedup = measure.speedup(self.windows, self.baseline, self.optimized)
         else:
             missing["speedup"] = incomplete_reason or "not measured"
         if self.gate is None:
             missing["gate"] = incomplete_reason or "not run"
-        if self._rate is None:
+        if self.start.cost_rate is None:
             missing["cost_rate"] = NO_RATE
+        timing = self.start.timing
         return Report(
             schema_version=records.SCHEMA_VERSION,
             complete=incomplete_reason is None,
             incomplete_reason=incomplete_reason,
-            started_at=self._started_at.isoformat(timespec="seconds"),
-            duration_s=now_s() - self._start_s,
-            command=self._command,
-            environment=self._environment,
-            workload=self._workload,
+            started_at=self.start.started_at,
+            duration_s=self._duration_s,
+            command=self.start.command,
+            environment=self.start.environment,
+            workload=self.start.workload,
             method=records.Method(
                 order="ABBA",
-                pairs=self._timing.pairs,
+                pairs=timing.pairs,
                 steps_per_window=self.steps_per_window,
-                warmup_steps=self._timing.warmup_steps,
+                warmup_steps=timing.warmup_steps,
                 bootstrap_resamples=RESAMPLES,
+                half_width=timing.half_width,
+                stopped=self.ended.get("paired"),
             ),
             gate=self.gate,
             speedup=speedup,
-            arms={arm.name: self._arm(arm) for arm in self._arms},
+            arms={arm.name: self._arm(arm) for arm in self.start.arms},
             windows=list(self.windows),
-            cost_rate=self._rate,
-            swaps=list(self.swaps),
+            cost_rate=self.start.cost_rate,
+            swaps=list(self._swaps),
+            electricity=self.start.electricity,
+            failures=dict(self.failures),
             missing=missing,
         )
 
-    def _arm(self, arm: Arm) -> records.Arm:
+    def _arm(self, arm: journal.ArmInfo) -> records.Arm:
         missing: dict[str, str] = {}
-        epochs = list(self.epochs.get(arm.name, []))
-        test, reading = self.tests.get(arm.name), self.readings.get(arm.name)
+        failure = self.failures.get(arm.name)
+        epochs = [epoch for _, epoch in sorted(self._epochs.get(arm.name, {}).items())]
+        trained = self.trained.get(arm.name)
+        test = trained.test if trained else None
+        reading = trained.reading if trained else Reading(None, None, None)
         throughput = measure.throughput(self.windows, arm.name)
         if throughput is None:
-            missing["throughput_samples_per_s"] = "the run ended before this arm was timed"
-        if test is None or reading is None:
-            missing |= dict.fromkeys(_RUN_FIELDS, self.untrained_reason)
-        if reading is not None:
-            missing |= reading.missing
+            missing["throughput_samples_per_s"] = failure or (
+                "the run ended before this arm was timed"
+            )
+        if arm.name not in self._startup_time_s:
+            missing["startup_time_s"] = failure or "the run ended before this arm was built"
+        if trained is None:
+            missing |= dict.fromkeys(_RUN_FIELDS, failure or self._untrained_reason)
+        if not epochs:
+            missing["evaluation_time_s"] = failure or self._untrained_reason
+        missing |= reading.missing
         if test is not None and test.loss is None:
             missing["test_loss"] = "not finite"
         if arm.name not in self.step_parts:
-            missing["step_parts"] = "the run ended before this arm was profiled"
-        is_trained = test is not None
+            missing["step_parts"] = failure or "the run ended before this arm was profiled"
         record = records.Arm(
             name=arm.name,
             description=arm.description,
@@ -129,14 +218,34 @@ class Draft:
             test_accuracy=test.accuracy if test else None,
             test_loss=test.loss if test else None,
             time_to_accuracy_s=time_to_accuracy(epochs) if epochs else {},
-            train_time_s=epochs[-1].elapsed_train_time_s if epochs and is_trained else None,
-            peak_memory_bytes=reading.peak_memory_bytes if reading else None,
-            energy_j=reading.energy_j if reading else None,
-            energy_source=reading.energy_source if reading else None,
+            train_time_s=epochs[-1].elapsed_train_time_s if epochs and trained else None,
+            startup_time_s=self._startup_time_s.get(arm.name),
+            evaluation_time_s=sum(e.evaluation_time_s for e in epochs) if epochs else None,
+            peak_memory_bytes=reading.peak_memory_bytes,
+            energy_j=reading.energy_j,
+            energy_source=reading.energy_source,
             step_parts=self.step_parts.get(arm.name, []),
             missing=missing,
         )
-        return with_cost(record, self._rate, self._workload.train_samples)
+        return with_cost(record, self.start.cost_rate, self.start.electricity, self.start.workload)
+
+
+def replay(events: Iterable[tuple[float, journal.Event]]) -> Draft:
+    """The draft that these events, which begin with `Started`, come to.
+
+    Raises:
+        DataError: they do not.
+    """
+    draft: Draft | None = None
+    for at_s, event in events:
+        if draft is None:
+            if not isinstance(event, journal.Started):
+                raise DataError("the journal does not begin with the start of a run")
+            draft = Draft(event)
+        draft.take(event, at_s)
+    if draft is None:
+        raise DataError("the journal is empty: nothing was measured")
+    return draft
 
 
 def _workload_info(workload: Workload, options: Options) -> records.WorkloadInfo:
@@ -157,4 +266,5 @@ def _workload_info(workload: Workload, options: Options) -> records.WorkloadInfo
             "schedule": options.schedule,
             "device": options.device,
         },
+        tokens_per_sample=getattr(workload, "tokens_per_sample", None),
     )

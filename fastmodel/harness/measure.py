@@ -7,25 +7,31 @@
    differences this machine cannot see.
 
 Each phase starts from fresh weights; its arms meet the same batches in the same order and keep
-training throughout, so that all have come equally far when they are compared.
+training throughout, so that all have come equally far when they are compared. Windows that something
+disturbed are marked and stay in every figure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from fastmodel.harness.records import Interval, Speedup, Window
+from fastmodel.harness.conditions import Conditions, marks
+from fastmodel.harness.records import Interval, Speedup, Steady, Window
 from fastmodel.harness.workloads.arms import Arm, Loop
 from fastmodel.harness.workloads.protocol import Options, Workload, endless_batches
 from fastmodel.timing import (
     Estimate,
     Sample,
+    Stopping,
+    block_length,
     bootstrap_interval,
     interleave,
     mean_ratio,
     now_s,
     paired_ratios,
+    steadiness,
 )
 
 AGAIN = " (again)"
@@ -34,48 +40,81 @@ AGAIN = " (again)"
 
 @dataclass(frozen=True)
 class Timing:
-    """How long and how often to time."""
+    """How long and how often to time.
 
-    pairs: int = 8
+    `pairs` are the fewest; with `half_width` the paired timing goes on until its interval is that narrow
+    (relative, 0.01 is 1 %), `max_pairs` are timed or `budget_s` seconds of it are spent.
+    """
+
+    pairs: int = 16
     calibration_rounds: int = 4
-    window_time_s: float = 0.75
+    window_time_s: float = 0.5
     warmup_steps: int = 10
+    half_width: float | None = None
+    max_pairs: int | None = None
+    budget_s: float | None = None
+
+    @property
+    def stopping(self) -> Stopping:
+        """When the paired timing ends."""
+        return Stopping(self.pairs, self.max_pairs, self.half_width, self.budget_s)
+
+
+class Stepper(Protocol):
+    """An arm that can be timed, in this process or in one of its own."""
+
+    startup_time_s: float
+
+    def run(self, steps: int) -> None:
+        """Train `steps` steps; batch selection is part of the work."""
+
+    def close(self) -> None:
+        """Let go of what the arm holds."""
 
 
 class Runner:
-    """One arm ready to be timed: its loop and its endless batches."""
+    """One arm ready to be timed in this process: its loop, its endless batches, its first step done."""
 
     def __init__(self, arm: Arm, workload: Workload, options: Options) -> None:
         self.arm = arm
-        self.loop: Loop = arm.build(workload, options)
         self._device = options.device
+        start_s = now_s(self._device)
+        self.loop: Loop = arm.build(workload, options)
         split = self.loop.place(workload.train)
         self._batches = endless_batches(split, options.batch_size, options.seed)
+        self.run(1)
+        self.startup_time_s = now_s(self._device) - start_s
 
     def run(self, steps: int) -> None:
         """Train `steps` steps; batch selection is part of the work."""
         for _ in range(steps):
             self.loop.step(*next(self._batches))
 
-    def time_of(self, steps: int) -> float:
-        """Seconds that `steps` steps take."""
-        start_s = now_s(self._device)
-        self.run(steps)
-        return now_s(self._device) - start_s
+    def close(self) -> None:
+        """Nothing to do: the loop goes when nobody refers to it."""
 
 
-def steps_per_window(runner: Runner, timing: Timing) -> int:
+def steps_per_window(runner: Stepper, timing: Timing, device: str) -> int:
     """As many steps as `runner`, once warm, does in the wanted time; at least 1."""
-    step_time_s = runner.time_of(timing.warmup_steps) / timing.warmup_steps
+    start_s = now_s(device)
+    runner.run(timing.warmup_steps)
+    step_time_s = (now_s(device) - start_s) / timing.warmup_steps
     return max(1, round(timing.window_time_s / step_time_s))
 
 
 def windows(
-    runners: Mapping[str, Runner], phase: str, rounds: int, steps: int, options: Options
+    runners: Mapping[str, Stepper],
+    phase: str,
+    rounds: range,
+    steps: int,
+    options: Options,
 ) -> Iterator[Window]:
-    """Interleaved windows of `steps` steps, as they end."""
+    """Interleaved windows of `steps` steps, as they end, for the rounds of these numbers."""
     arms = {name: (lambda runner=runner: runner.run(steps)) for name, runner in runners.items()}
-    for sample in interleave(arms, rounds, options.device):
+    conditions = Conditions()
+    before = conditions.read()
+    for sample in interleave(arms, len(rounds), options.device, first=rounds.start):
+        after = conditions.read()
         yield Window(
             arm=sample.arm,
             pair=sample.pair,
@@ -84,7 +123,9 @@ def windows(
             samples=steps * options.batch_size,
             time_s=sample.time_s,
             phase=phase,
+            marks=marks(before, after),
         )
+        before = conditions.read()
 
 
 def throughput(measured: Sequence[Window], arm: str) -> Interval | None:
@@ -99,9 +140,10 @@ def throughput(measured: Sequence[Window], arm: str) -> Interval | None:
     return None
 
 
-def best_baseline(measured: Sequence[Window]) -> str:
-    """The arm of highest throughput in the calibration windows."""
-    names = dict.fromkeys(w.arm for w in measured if w.phase == "calibration")
+def best_baseline(measured: Sequence[Window], failed: Container[str] = ()) -> str:
+    """The arm of highest throughput in the calibration windows, of those that have not failed."""
+    timed = dict.fromkeys(w.arm for w in measured if w.phase == "calibration")
+    names = [name for name in timed if name not in failed]
 
     def rate(name: str) -> float:
         interval = throughput([w for w in measured if w.phase == "calibration"], name)
@@ -112,23 +154,36 @@ def best_baseline(measured: Sequence[Window]) -> str:
 
 def speedup(measured: Sequence[Window], baseline: str, optimized: str) -> Speedup:
     """The paired ratio with its interval, beside the interval of the A/A run."""
-    ratios = _ratios(measured, "paired", baseline, optimized)
-    estimate = mean_ratio(ratios)
-    noise = _ratios(measured, "noise", baseline, baseline + AGAIN)
+    found = ratios(measured, "paired", baseline, optimized)
+    estimate = mean_ratio(found)
+    noise = ratios(measured, "noise", baseline, baseline + AGAIN)
+    paired = [w for w in measured if w.phase == "paired" and w.arm in (baseline, optimized)]
+    disturbed = {w.pair for w in paired if w.marks}
+    rest = ratios([w for w in paired if w.pair not in disturbed], "paired", baseline, optimized)
     return Speedup(
         baseline=baseline,
         optimized=optimized,
         estimate=estimate.value,
         ci95=(estimate.low, estimate.high),
-        pairs=len(ratios),
+        pairs=len(found),
         noise_floor=bootstrap_interval(noise),
-        ratios=ratios,
+        ratios=found,
+        block_length=block_length(found),
+        undisturbed=_interval(mean_ratio(rest)) if len(rest) > 1 else None,
+        disturbed_pairs=len(found) - len(rest),
+        steadiness={name: _steady(paired, name) for name in (baseline, optimized)},
     )
 
 
-def _ratios(measured: Sequence[Window], phase: str, baseline: str, optimized: str) -> list[float]:
+def ratios(measured: Sequence[Window], phase: str, baseline: str, optimized: str) -> list[float]:
+    """Baseline time over optimized time of every pair of a phase that has both."""
     samples = [Sample(w.arm, w.pair, w.position, w.time_s) for w in measured if w.phase == phase]
     return paired_ratios(samples, baseline, optimized)
+
+
+def _steady(paired: Sequence[Window], arm: str) -> Steady:
+    found = steadiness([w.time_s for w in paired if w.arm == arm])
+    return Steady(found.verdict, found.first, found.drift)
 
 
 def _interval(estimate: Estimate) -> Interval:

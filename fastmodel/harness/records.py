@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Missing = dict[str, str]
 
@@ -50,6 +50,8 @@ class WorkloadInfo:
     test_samples: int
     parameters: int
     options: dict[str, str] = field(default_factory=dict)
+    tokens_per_sample: int | None = None
+    """Where the workload says so: money is then given by the token too."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Method:
     """None until the first windows are about to be timed."""
     warmup_steps: int
     bootstrap_resamples: int
+    half_width: float | None = None
+    """Wanted half-width of the 95 % interval relative to the ratio; None: a fixed number of pairs."""
+    stopped: str | None = None
+    """Why the paired timing ended; None until it did."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,28 @@ class Window:
     time_s: float
     phase: str = "paired"
     """"calibration" (every baseline arm; picks the best), "paired" (the ratios), "noise" (A/A)."""
+    marks: list[str] = field(default_factory=list)
+    """What disturbed it, in words; the window is kept in every figure all the same."""
+
+
+@dataclass(frozen=True)
+class Steady:
+    """Did the paired windows of one arm come to rest?"""
+
+    verdict: str
+    """"steady", "never steady" or "too few windows"."""
+    first: int | None
+    """The window that rest begins at; None without rest."""
+    drift: float | None
+    """Relative change of a window's time over the judged windows: 0.05 is 5 % slower at the end."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    estimate: float
+    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -110,6 +138,12 @@ class Speedup:
     noise_floor: tuple[float, float]
     """95 % interval of an A/A run: the baseline against itself."""
     ratios: list[float]
+    block_length: int = 1
+    """Neighbouring ratios that the bootstrap draws together."""
+    undisturbed: Interval | None = None
+    """The ratio over the pairs without any mark; None where fewer than two are left, or all are."""
+    disturbed_pairs: int = 0
+    steadiness: dict[str, Steady] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,14 +160,6 @@ class Epoch:
     elapsed_train_time_s: float
     """Training time from the start of the run to the end of this epoch, evaluation excluded."""
     learning_rate: float
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval."""
-
-    estimate: float
-    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -159,8 +185,21 @@ class Arm:
     time_to_accuracy_s: dict[str, float | None] = field(default_factory=dict)
     """"0.98" and "0.99" to training seconds at the end of the first epoch that reached it."""
     train_time_s: float | None = None
+    startup_time_s: float | None = None
+    """From the start of building the arm to the end of its first training step."""
+    evaluation_time_s: float | None = None
+    """Validation after every epoch; no part of the training time."""
     cost_usd_per_epoch: float | None = None
     cost_usd_total: float | None = None
+    cost_usd_per_million_samples: float | None = None
+    cost_usd_per_million_tokens: float | None = None
+    cost_usd_to_accuracy: dict[str, float | None] = field(default_factory=dict)
+    """Money of `time_to_accuracy_s`: training alone, start-up and evaluation stand apart."""
+    cost_usd_startup: float | None = None
+    cost_usd_evaluation: float | None = None
+    electricity_usd: float | None = None
+    emissions_g: float | None = None
+    """Grams of CO2 equivalent of `energy_j`, at the grid intensity that was given."""
     peak_memory_bytes: int | None = None
     """Highest memory in use during the training run, above the level before the arm was built."""
     energy_j: float | None = None
@@ -177,6 +216,16 @@ class CostRate:
     name: str
     source: str
     as_of: str | None
+    kind: str = "given"
+    """"on-demand", "spot", or "given" by the user."""
+
+
+@dataclass(frozen=True)
+class Electricity:
+    """What turns Joules into money and carbon; either may be None."""
+
+    price_usd_per_kwh: float | None
+    intensity_g_per_kwh: float | None
 
 
 @dataclass(frozen=True)
@@ -208,4 +257,7 @@ class Report:
     windows: list[Window]
     cost_rate: CostRate | None
     swaps: list[SwapRow]
+    electricity: Electricity | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+    """Arm to the reason why it could not be run; the others were measured all the same."""
     missing: Missing = field(default_factory=dict)

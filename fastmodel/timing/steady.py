@@ -22,11 +22,14 @@ import numpy as np
 from fastmodel.errors import InputError
 from fastmodel.timing.statistics import autocorrelation
 
-FEWEST_WINDOWS = 8
+FEWEST_WINDOWS = 16
+"""Of fewer the test could not call even a straight line a trend."""
+
 TOLERATED_DRIFT = 0.03
 """A change over the whole series below 3 % is rest: pairing cancels it."""
 
 _OPENING = 4
+_MOST_AUTOCORRELATION = 0.6
 _CRITICAL_Z = 2.575829  # two-sided, 1 %
 
 STEADY, NEVER, TOO_FEW = "steady", "never steady", "too few windows"
@@ -89,6 +92,7 @@ def _has_trend(series: np.ndarray) -> bool:
     count = series.size
     early, late = np.triu_indices(count, k=1)
     score = float(np.sign(series[late] - series[early]).sum())
-    rho = max(0.0, autocorrelation(series - _slope(series) * np.arange(count)))
+    rho = autocorrelation(series - _slope(series) * np.arange(count))
+    rho = min(_MOST_AUTOCORRELATION, max(0.0, rho))  # a bent trend leaves a smooth rest
     variance = count * (count - 1) * (2 * count + 5) / 18 * (1 + rho) / (1 - rho)
     return abs(score) - 1 > _CRITICAL_Z * math.sqrt(variance)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import torch
 
 import fastmodel as fm
-from fastmodel.errors import GateError, InputError
+from fastmodel.errors import GateError
 from fastmodel.harness import bench, measure, report, training
 from fastmodel.harness.bench import Bench, Settings
 from fastmodel.harness.measure import Timing
-from fastmodel.harness.records import CostRate
+from fastmodel.harness.rebuild import rebuild
+from fastmodel.harness.records import CostRate, Epoch
 from fastmodel.harness.store import Store, load_report
 from fastmodel.progress import PlainProgress
 
@@ -36,16 +36,6 @@ def run(blobs, options, stand_ins, tmp_path):
             return job.run(), stream.getvalue()
 
     return run
-
-
-def test_a_compiler_that_fails_is_one_clear_error(run, monkeypatch):
-    def backend(graph, inputs):
-        raise OSError("no compiler")
-
-    original = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda it, **how: original(it, backend=backend, **how))
-    with pytest.raises(InputError, match=r"compile does not compile \(.*no compiler.*--compile"):
-        run(with_compile=True)
 
 
 def samples(folder: Path) -> list[dict]:
@@ -103,10 +93,11 @@ def test_the_files_fit_the_schema_and_each_other(run, tmp_path):
         "report.html",
         "samples.jsonl",
     }
-    windows = [s for s in samples(tmp_path) if s["kind"] == "window"]
+    windows = [s for s in samples(tmp_path) if s["kind"] == "Window"]
     assert len(windows) == len(result.windows)
     assert [w["time_s"] for w in windows] == [w.time_s for w in result.windows]
-    assert len([s for s in samples(tmp_path) if s["kind"] == "epoch"]) == 4
+    assert len([s for s in samples(tmp_path) if s["kind"] == "EpochEnded"]) == 4
+    assert rebuild(tmp_path) == result == load_report(tmp_path)
 
 
 def test_phases_come_in_order_and_are_interleaved(run):
@@ -141,7 +132,7 @@ def test_a_failed_gate_times_nothing_and_says_so(run, tmp_path, monkeypatch):
     assert not left.complete and "GateError" in left.incomplete_reason
     assert not left.gate.passed and left.windows == []
     assert left.speedup is None and left.missing["speedup"]
-    assert samples(tmp_path) == []
+    assert [s["kind"] for s in samples(tmp_path)] == ["Started", "Gated", "Stopped"]
 
 
 def test_an_interrupt_during_timing_keeps_the_windows(run, tmp_path, monkeypatch):
@@ -168,11 +159,11 @@ def test_an_interrupt_during_timing_keeps_the_windows(run, tmp_path, monkeypatch
 def test_a_crash_during_training_keeps_the_epochs(run, tmp_path, monkeypatch):
     original = training.train
 
-    def crashing(loop, workload, options):
-        yield next(original(loop, workload, options))
+    def crashing(*arguments):
+        yield next(original(*arguments))
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr(bench.training, "train", crashing)
+    monkeypatch.setattr(training, "train", crashing)
     with pytest.raises(RuntimeError, match="out of"):
         run()
     left = load_report(tmp_path)
@@ -186,19 +177,21 @@ def test_a_crash_during_training_keeps_the_epochs(run, tmp_path, monkeypatch):
 
 def test_the_report_on_disk_is_readable_and_incomplete_between_stages(run, tmp_path, monkeypatch):
     seen = []
-    original = bench.training.train
+    original = bench.training_run
 
     def looking(*arguments):
-        for epoch in original(*arguments):
-            seen.append(load_report(tmp_path))
-            yield epoch
+        for result in original(*arguments):
+            yield result
+            if isinstance(result, Epoch):
+                seen.append(load_report(tmp_path))
 
-    monkeypatch.setattr(bench.training, "train", looking)
+    monkeypatch.setattr(bench, "training_run", looking)
     run()
     baseline, _, fast_first, fast_second = seen
     assert not baseline.complete and baseline.speedup is not None
+    assert len(baseline.arms[baseline.speedup.baseline].epochs) == 1
     assert len(fast_first.arms[baseline.speedup.baseline].epochs) == 2
-    assert len(fast_second.arms["fastmodel"].epochs) == 1
+    assert len(fast_second.arms["fastmodel"].epochs) == 2
 
 
 def test_a_drawing_that_fails_does_not_hide_what_stopped_the_run(run, tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
 from fastmodel.errors import InputError
 from fastmodel.harness import cost
-from fastmodel.harness.records import Arm, CostRate, Interval
+from fastmodel.harness.records import Arm, CostRate, Electricity, Interval
+
+from .sample_report import full
 
 RATE = CostRate(3.6, "test", "here", None)
 
@@ -15,27 +18,71 @@ def arm(**fields) -> Arm:
     return Arm("eager", "", False, **fields)
 
 
+def with_cost(arm: Arm, rate: CostRate | None = RATE, electricity=None, **job) -> Arm:
+    workload = dataclasses.replace(full().workload, train_samples=2_000, **job)
+    return cost.with_cost(arm, rate, electricity, workload)
+
+
 def test_cost_is_seconds_times_the_rate():
-    timed = arm(throughput_samples_per_s=Interval(100.0, (90.0, 110.0)), train_time_s=50.0)
-    result = cost.with_cost(timed, RATE, train_samples=2_000)
+    timed = arm(
+        throughput_samples_per_s=Interval(100.0, (90.0, 110.0)),
+        train_time_s=50.0,
+        startup_time_s=7.0,
+        evaluation_time_s=3.0,
+        time_to_accuracy_s={"0.98": 20.0, "0.99": None},
+        energy_j=7.2e6,
+    )
+    result = with_cost(timed, electricity=Electricity(0.25, 400.0), tokens_per_sample=50)
     # 3.60 USD an hour is 0.1 cent a second.
     assert result.cost_usd_per_epoch == pytest.approx(20 * 0.001)
+    assert result.cost_usd_per_million_samples == pytest.approx(10_000 * 0.001)
+    assert result.cost_usd_per_million_tokens == pytest.approx(200 * 0.001)
     assert result.cost_usd_total == pytest.approx(50 * 0.001)
+    assert result.cost_usd_startup == pytest.approx(7 * 0.001)
+    assert result.cost_usd_evaluation == pytest.approx(3 * 0.001)
+    assert result.cost_usd_to_accuracy == {"0.98": pytest.approx(20 * 0.001), "0.99": None}
+    assert result.electricity_usd == pytest.approx(2 * 0.25)  # 7.2 MJ are 2 kWh
+    assert result.emissions_g == pytest.approx(2 * 400)
     assert result.missing == {}
 
 
+MONEY = [field.name for field in dataclasses.fields(Arm) if field.name.startswith("cost_usd")]
+
+
 def test_without_a_rate_the_reason_says_how_to_give_one():
-    result = cost.with_cost(arm(train_time_s=1.0), None, 10)
-    assert result.cost_usd_per_epoch is None and result.cost_usd_total is None
-    assert result.missing["cost_usd_total"] == cost.NO_RATE
-    assert result.missing["cost_usd_per_epoch"] == cost.NO_RATE
+    result = with_cost(arm(train_time_s=1.0, time_to_accuracy_s={"0.98": 1.0}), None)
+    for name in MONEY:
+        if name != "cost_usd_to_accuracy":
+            assert getattr(result, name) is None and result.missing[name] == cost.NO_RATE
+    assert result.cost_usd_to_accuracy == {"0.98": None}
 
 
 def test_what_was_not_measured_costs_none_not_0():
-    result = cost.with_cost(arm(missing={"train_time_s": "not trained: why"}), RATE, 10)
-    assert result.cost_usd_per_epoch is None and result.cost_usd_total is None
+    reasons = {
+        "train_time_s": "not trained: why",
+        "startup_time_s": "not built: why",
+        "evaluation_time_s": "not evaluated: why",
+        "energy_j": "no counter",
+    }
+    result = with_cost(arm(missing=reasons), electricity=Electricity(0.25, None))
+    assert all(not getattr(result, name) for name in MONEY)
     assert result.missing["cost_usd_per_epoch"] == "the arm was not timed"
+    assert result.missing["cost_usd_per_million_tokens"] == "the workload has no tokens"
     assert result.missing["cost_usd_total"] == "not trained: why"
+    assert result.missing["cost_usd_startup"] == "not built: why"
+    assert result.missing["cost_usd_evaluation"] == "not evaluated: why"
+    assert result.missing["electricity_usd"] == "no counter"
+    assert result.missing["emissions_g"] == "not asked for; pass --grid-g-per-kwh"
+
+
+def test_electricity_is_what_was_given_or_refused():
+    assert cost.check_electricity(None, None) is None
+    assert cost.check_electricity(0.3, None) == Electricity(0.3, None)
+    for bad in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="--electricity-usd-per-kwh"):
+            cost.check_electricity(bad, None)
+        with pytest.raises(InputError, match="--grid-g-per-kwh"):
+            cost.check_electricity(None, bad)
 
 
 def test_prices_are_dated_and_sourced():

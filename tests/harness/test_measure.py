@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+
 import pytest
 
 from fastmodel.harness import measure
@@ -72,8 +75,9 @@ def test_windows_are_interleaved_steps_of_the_arms(blobs, options, stand_ins):
             return step(inputs, targets)
 
         runner.loop.step = counted
-    found = list(measure.windows(runners, "paired", 2, 3, options))
+    found = list(measure.windows(runners, "paired", range(4, 6), 3, options))
     assert [w.arm for w in found] == ["eager", "eager-fused", "eager-fused", "eager"]
+    assert [w.pair for w in found] == [4, 4, 5, 5]
     assert counts == {"eager": 6, "eager-fused": 6}
     assert all((w.steps, w.samples, w.phase) == (3, 24, "paired") for w in found)
     assert all(w.time_s > 0 for w in found)
@@ -83,17 +87,64 @@ def test_arms_meet_the_same_batches(blobs, options, stand_ins):
     seen: dict[str, list] = {}
     for arm in default_arms(blobs):
         runner = Runner(arm, blobs, options)
+        assert runner.startup_time_s > 0
         taken = seen.setdefault(arm.name, [])
         runner.loop.step = lambda inputs, targets, taken=taken: taken.append(targets.tolist())
         runner.run(12)
-    assert len(seen) == 4
+    assert len(seen) == 4 and all(len(batches) == 12 for batches in seen.values())
     assert all(batches == seen["eager"] for batches in seen.values())
 
 
 @pytest.mark.parametrize(("step_time_s", "steps"), [(0.01, 75), (5.0, 1)])
-def test_a_window_holds_as_many_steps_as_fit(step_time_s, steps):
-    class Fixed:
-        def time_of(self, steps):
-            return steps * step_time_s
+def test_a_window_holds_as_many_steps_as_fit(step_time_s, steps, monkeypatch):
+    clock = {"now_s": 0.0}
 
-    assert measure.steps_per_window(Fixed(), Timing(window_time_s=0.75)) == steps
+    class Fixed:
+        def run(self, steps):
+            clock["now_s"] += steps * step_time_s
+
+    monkeypatch.setattr(measure, "now_s", lambda device: clock["now_s"])
+    assert measure.steps_per_window(Fixed(), Timing(window_time_s=0.75), "cpu") == steps
+
+
+def test_disturbed_windows_stay_and_the_ratio_without_them_stands_beside(measured):
+    marked = [
+        dataclasses.replace(w, marks=["swapping"]) if (w.pair, w.arm) == (3, "fused") else w
+        for w in measured
+    ]
+    plain, result = (measure.speedup(w, "fused", "fastmodel") for w in (measured, marked))
+    assert (result.estimate, result.ratios) == (plain.estimate, plain.ratios)
+    assert (plain.disturbed_pairs, result.disturbed_pairs) == (0, 1)
+    assert plain.undisturbed.estimate == pytest.approx(plain.estimate)
+    assert result.undisturbed.estimate == pytest.approx(geometric_mean(plain.ratios[:3]))
+    all_marked = [dataclasses.replace(w, marks=["swapping"]) for w in measured]
+    result = measure.speedup(all_marked, "fused", "fastmodel")
+    assert result.undisturbed is None and result.disturbed_pairs == 4
+
+
+def test_a_windows_marks_are_what_changed_around_it(blobs, options, stand_ins, monkeypatch):
+    readings = iter(range(100))
+    monkeypatch.setattr(
+        measure, "Conditions", lambda: types.SimpleNamespace(read=lambda: next(readings))
+    )
+    monkeypatch.setattr(measure, "marks", lambda before, after: [f"{before} to {after}"])
+    runners = {"eager": Runner(default_arms(blobs)[0], blobs, options)}
+    found = list(measure.windows(runners, "paired", range(3), 1, options))
+    assert [w.marks for w in found] == [["0 to 1"], ["2 to 3"], ["4 to 5"]]
+
+
+def test_steadiness_is_judged_of_the_paired_windows_of_each_arm():
+    windows = []
+    for pair in range(20):
+        windows += [window("fused", pair, 1.0 + pair / 20), window("fastmodel", pair, 0.5)]
+        windows += [
+            window("fused", pair, 1.0, "noise"),
+            window("fused" + AGAIN, pair, 1.0, "noise"),
+        ]
+    found = measure.speedup(windows, "fused", "fastmodel").steadiness
+    assert found["fused"].verdict == "never steady" and found["fused"].drift > 0.5
+    assert (found["fastmodel"].verdict, found["fastmodel"].first) == ("steady", 0)
+
+
+def test_a_failed_arm_is_no_baseline(measured):
+    assert measure.best_baseline(measured, {"fused": "died"}) == "eager"

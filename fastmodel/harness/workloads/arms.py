@@ -51,6 +51,8 @@ class Arm:
     description: str
     is_optimized: bool
     build: Callable[[Workload, Options], Loop]
+    is_isolated: bool = False
+    """Runs in a process of its own: it may crash the one that it runs in."""
 
 
 def default_arms(workload: Workload, with_compile: bool = False) -> list[Arm]:
@@ -71,7 +73,7 @@ def default_arms(workload: Workload, with_compile: bool = False) -> list[Arm]:
         arms.append(Arm("channels_last", description, False, _build_channels_last))
     if with_compile:
         description = "torch.compile, otherwise the best of the eager forms"
-        arms.append(Arm("compile", description, False, _build_compiled))
+        arms.append(Arm("compile", description, False, _build_compiled, is_isolated=True))
     arms.append(
         Arm("fastmodel", "fm.optimize, fm.nn.CrossEntropyLoss, fm.optim", True, _build_fastmodel)
     )
