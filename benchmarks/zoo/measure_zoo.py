@@ -1,8 +1,8 @@
 """Whole training steps of the zoo's networks, PyTorch's arms and fastmodel's in turns: `make bench-zoo`.
 
-A network is optimized by `fm.optimize_step` first, with its default budget; then every arm gets a copy of
-its own of the same weights, and fresh windows are timed, the selection's own left out. PyTorch's arms: as it is
-written; with fused=True; and channels_last with fused=True where the inputs are images. One file a network.
+A network is optimized by `fm.optimize_step` first; then every arm gets a copy of its own of the same weights,
+and fresh windows are timed, not those of the selection. PyTorch has three arms: as it is written; with
+fused=True; and channels_last with fused=True where the inputs are images. One file a network.
 """
 
 from __future__ import annotations

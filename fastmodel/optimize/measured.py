@@ -22,7 +22,6 @@ from fastmodel.optimize.assemble import assemble
 from fastmodel.optimize.budget import Budget
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.evidence import Measurement
-from fastmodel.optimize.forward import channels_last
 from fastmodel.optimize.levers import Built, Lever, Subject, pull
 from fastmodel.optimize.measure import LEAST_PAIRS, WARM_RUNS, race, ranking
 from fastmodel.optimize.plan import Contribution, Place, Pulled
@@ -95,6 +94,7 @@ class Selection:
         self._sandbox = _sandbox(subject.model, subject.training)
         self._decided: dict[str, Decision] = {}
         self._site_decisions: dict[bool, dict[str, Decision]] = {}
+        self._least_s = 0.0
         self._refusals = {lever.name: lever.refusal(subject) for lever in request.levers}
 
     def run(self) -> Outcome:
@@ -120,7 +120,7 @@ class Selection:
         start_s = now_s(self._subject.device)
         step()
         step_time_s = now_s(self._subject.device) - start_s
-        least_s = 2 * (LEAST_PAIRS + WARM_RUNS) * step_time_s
+        self._least_s = least_s = 2 * (LEAST_PAIRS + WARM_RUNS) * step_time_s
         if self._budget.budget_s < least_s:
             raise InputError(
                 f"optimize: budget_s={self._budget.budget_s:g} is too small: a training step takes "
@@ -133,14 +133,11 @@ class Selection:
 
     def _try_alone(self) -> None:
         subject, request = self._subject, self._request
-        trials = Trials(
-            self._budget.part(_SHARE_OF_TRIALS * request.budget_s), request.gain, subject.device
-        )
-        layouts = [False] + [True] * self._is_offered(CHANNELS_LAST)
+        share_s = min(_SHARE_OF_TRIALS * request.budget_s, self._budget.left_s() - self._least_s)
+        trials = Trials(self._budget.part(share_s), request.gain, subject.device)
         sites = self._sites if self._is_offered("sites") else []
-        request.progress.stage("trying candidates alone", len(sites) * len(layouts) + 2)
-        for is_last in layouts:
-            self._site_decisions[is_last] = self._try_sites(trials, sites, is_last)
+        request.progress.stage("trying candidates alone", len(sites) + 2)
+        self._try_sites(trials, sites)
         if self._is_offered("loss"):
             output, targets = self._output(), subject.training.targets
             loss = self._sandbox.training.loss
@@ -152,21 +149,18 @@ class Selection:
                 self._decided["optimizer"] = trials.of_optimizer(made)
         request.progress.advance()
 
-    def _try_sites(
-        self, trials: Trials, sites: Sequence[Site], is_last: bool
-    ) -> dict[str, Decision]:
-        decided: dict[str, Decision] = {}
+    def _try_sites(self, trials: Trials, sites: Sequence[Site]) -> None:
+        with_last = self._is_offered(CHANNELS_LAST)
+        self._site_decisions = {is_last: {} for is_last in [False, True][: 1 + with_last]}
         if not sites:
-            return decided
-        examples = self._subject.examples
-        if is_last:
-            examples = examples.map(channels_last)
-        inputs = inputs_of(self._subject.model, examples, {site.anchor for site in sites})
+            return
+        subject = self._subject
+        inputs = inputs_of(subject.model, subject.examples, {site.anchor for site in sites})
         for site in sites:
-            candidate = _with_input(site, inputs)
-            decided[site.place.site] = trials.of_place(candidate)
+            found = trials.of_place(_with_input(site, inputs), with_last)
+            for is_last, decision in found.items():
+                self._site_decisions[is_last][site.place.site] = decision
             self._request.progress.advance()
-        return decided
 
     def _choices(self) -> list[Choice]:
         """Builds to rank: what won alone in each layout, and the levers that only the whole can judge."""
@@ -192,14 +186,13 @@ class Selection:
         request.progress.stage("timing the whole step", len(choices) + 1)
         arms = {str(i): self._step(choice) for i, choice in enumerate(choices)}
         if len(arms) > 1:
-            order = ranking(
-                arms, self._budget.part(self._budget.left_s() / 3), self._subject.device
-            )
+            part_s = min(self._budget.left_s() / 3, self._budget.left_s() - self._least_s)
+            order = ranking(arms, self._budget.part(part_s), self._subject.device)
             choices = [choices[int(name)] for name in order]
         last: Measurement | None = None
         queue = [*choices[:1], *self._thinner(choices[0]), *choices[1:]]
         for choice in queue:
-            part = self._budget.part(max(self._budget.left_s() / 2, _least_s(last)))
+            part = self._budget.part(max(self._budget.left_s() / 2, self._least_s))
             found = race(
                 self._step(plain), self._step(choice), part, request.gain, self._subject.device
             )
@@ -386,10 +379,3 @@ def _with_input(site: Site, inputs: dict[str, list[tuple[str | None, torch.Tenso
 def _won(decisions: dict[str, Decision], site: Site) -> bool:
     decision = decisions.get(site.place.site)
     return decision is not None and decision.is_accepted
-
-
-def _least_s(measured: Measurement | None) -> float:
-    """Seconds of the fewest pairs, warm runs included."""
-    if measured is None:
-        return 0.0
-    return (LEAST_PAIRS + WARM_RUNS) * (measured.torch_time_s + measured.time_s)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,11 +16,14 @@ from torch import nn
 from fastmodel.errors import BackendError
 from fastmodel.optimize.budget import Budget
 from fastmodel.optimize.evidence import Check, Verification
+from fastmodel.optimize.forward import channels_last
 from fastmodel.optimize.levers import fused_loss, fused_optimizer
 from fastmodel.optimize.measure import race
 from fastmodel.optimize.select import Candidate, Decision
 from fastmodel.optimize.step import optimizer_over
-from fastmodel.optimize.verify import error_of, verify
+from fastmodel.optimize.verify import Reference, compare, error_of, reference_of
+
+T = TypeVar("T")
 
 MOST_TIME_S = 2.0
 """For the race of one candidate."""
@@ -33,9 +37,30 @@ class Trials:
         self._budget, self._gain, self._device = budget, gain, device
         self._known: dict[tuple, Decision] = {}
 
-    def of_place(self, candidate: Candidate) -> Decision:
-        """Forward and backward of one place at its captured input."""
-        found, refusal = self._verified(lambda: verify(candidate))
+    def of_place(self, candidate: Candidate, with_last: bool) -> dict[bool, Decision]:
+        """Forward and backward of one place at its captured input.
+
+        Args:
+            candidate: of the place, with its input.
+            with_last: also with an image as input laid out channels_last.
+
+        Returns:
+            The decisions, by whether images are channels_last.
+        """
+        found, refusal = self._answered(lambda: reference_of(candidate))
+        if found is None:
+            return dict.fromkeys([False, True][: 1 + with_last], Decision(False, refusal))
+        assert candidate.x is not None
+        decided = {False: self._of_layout(candidate, found)}
+        if with_last:
+            leaf = channels_last(candidate.x.detach()).requires_grad_(candidate.x.requires_grad)
+            is_other = leaf.stride() != candidate.x.stride()
+            other = replace(candidate, x=leaf)
+            decided[True] = self._of_layout(other, found) if is_other else decided[False]
+        return decided
+
+    def _of_layout(self, candidate: Candidate, reference: Reference) -> Decision:
+        found, refusal = self._answered(lambda: compare(candidate, reference))
         if found is None:
             return Decision(False, refusal)
         if not found.passed:
@@ -52,7 +77,7 @@ class Trials:
     def of_loss(self, loss: nn.Module, output: torch.Tensor, targets: Any) -> Decision:
         """Value and gradient of a loss on the model's own output."""
         ours = fused_loss(loss)
-        found, refusal = self._verified(lambda: _verify_loss(loss, ours, output, targets))
+        found, refusal = self._answered(lambda: _verify_loss(loss, ours, output, targets))
         if found is None:
             return Decision(False, refusal)
         if not found.passed:
@@ -67,7 +92,7 @@ class Trials:
 
     def of_optimizer(self, optimizer: torch.optim.Optimizer) -> Decision:
         """Steps of an optimizer over copies of its parameters, with the gradients that they have."""
-        found, refusal = self._verified(lambda: _verify_optimizer(optimizer))
+        found, refusal = self._answered(lambda: _verify_optimizer(optimizer))
         if found is None:
             return Decision(False, refusal)
         if not found.passed:
@@ -77,7 +102,8 @@ class Trials:
         timed = self._timed(plain.step, ours.step)
         return Decision(timed.is_accepted, timed.reason, timed.measurement, found)
 
-    def _verified(self, check: Callable[[], Verification]) -> tuple[Verification | None, str]:
+    def _answered(self, check: Callable[[], T]) -> tuple[T | None, str]:
+        """What a check says, or None and why it says nothing."""
         if self._budget.left_s() <= 0:
             return None, self._out_of_time()
         try:

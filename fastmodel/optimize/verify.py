@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -32,23 +33,39 @@ from fastmodel.optimize.trial import without_dropout
 _SEED = 20_240_229
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The answer in float64, for every layout of the input."""
+
+    values: dict[str, Tensor]
+    """Output and gradients, by name."""
+    floors: dict[str, float]
+    grad: Tensor
+    """The incoming gradient, zero near ties."""
+    tie_share: float
+
+
 def verify(candidate: Candidate) -> Verification:
     """Hold a candidate against float64; nothing of it is changed.
 
     Raises:
         Exception: whatever the fused module raises on the captured input.
     """
+    return compare(candidate, reference_of(candidate))
+
+
+def reference_of(candidate: Candidate) -> Reference:
+    """What the plain modules of a candidate compute in float64 at its input."""
     x = candidate.x
     assert x is not None  # a site is reached by the example inputs
-    anchor = candidate.plain[0]
     reference = copy.deepcopy(candidate.plain).double()
     x64 = x.detach().double().requires_grad_(x.requires_grad)
     with torch.enable_grad(), without_dropout():
         # A copy of pre: what follows may write in place.
         pre = reference[0](x64)
         expected = reference[1:](pre.clone())
-        terms, roundings = _absolute_terms(reference[0], x64, x.dtype)
-        ties = _ties(candidate.plain, pre.detach(), terms.detach() * roundings)
+        terms, rounding = _absolute_terms(reference[0], x64, x.dtype)
+        ties = _ties(candidate.plain, pre.detach(), terms.detach() * rounding)
         generator = torch.Generator().manual_seed(_SEED)
         grad = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(x.device)
         grad = grad.masked_fill_(ties, 0.0).to(x.dtype)
@@ -57,20 +74,38 @@ def verify(candidate: Candidate) -> Verification:
         if wanted:
             grad_pre, *gradients = torch.autograd.grad(expected, [pre, *wanted], grad.double())
             absolute = _absolute_gradients(reference[0], x64, grad_pre)
-        plain = _run(candidate.plain, anchor, x, grad)
-        fused = _run(candidate.fused, candidate.fused, x, grad)
-    names = _names(anchor, x)
-    references = dict(zip(names, [expected.detach(), *gradients], strict=True))
+    names = _names(reference[0], x)
+    values = dict(zip(names, [expected.detach(), *gradients], strict=True))
     scales = dict(zip(names, [terms.detach(), *absolute], strict=True))
     eps = torch.finfo(x.dtype).eps
+    floors = {
+        name: 2 * eps * max(1.0, _largest(scales[name]) / _scale(value))
+        for name, value in values.items()
+    }
+    share = ties.double().mean().item() if ties.numel() else 0.0
+    return Reference(values, floors, grad, share)
+
+
+def compare(candidate: Candidate, reference: Reference) -> Verification:
+    """Hold a candidate against the answer in float64.
+
+    Args:
+        candidate: that of the reference, its input in any layout.
+        reference: from `reference_of`.
+
+    Raises:
+        Exception: whatever the fused module raises on the captured input.
+    """
+    assert candidate.x is not None
+    with torch.enable_grad(), without_dropout():
+        plain = _run(candidate.plain, candidate.plain[0], candidate.x, reference.grad)
+        fused = _run(candidate.fused, candidate.fused, candidate.x, reference.grad)
     checks = []
-    for name in names:
-        reference_value = references[name]
-        torch_error = error_of(plain[name], reference_value)
-        floor = 2 * eps * max(1.0, _largest(scales[name]) / _scale(reference_value))
-        error = error_of(fused[name], reference_value)
-        checks.append(Check(name, error, torch_error, 2 * torch_error + floor))
-    return Verification(tuple(checks), ties.double().mean().item() if ties.numel() else 0.0)
+    for name, value in reference.values.items():
+        torch_error = error_of(plain[name], value)
+        bound = 2 * torch_error + reference.floors[name]
+        checks.append(Check(name, error_of(fused[name], value), torch_error, bound))
+    return Verification(tuple(checks), reference.tie_share)
 
 
 def _names(anchor: nn.Module, x: Tensor) -> list[str]:
