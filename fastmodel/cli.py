@@ -1,7 +1,7 @@
 """The command line: arguments in, harness calls, exit codes; nothing else.
 
-Exit codes: 0 done; 2 bad arguments or data, said in one line; 3 the correctness gate failed;
-130 interrupted.
+Exit codes: 0 done; 1 slower than `compare --fail-below` allows; 2 bad arguments or data, said in one
+line; 3 the correctness gate failed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fastmodel.harness.store import Store, dump_report, load_report
 from fastmodel.harness.workloads import SCHEDULES, Options, registry
 from fastmodel.progress import progress_for
 
+EXIT_SLOWER = 1
 EXIT_BAD_ARGUMENTS = 2
 EXIT_GATE_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -176,15 +177,29 @@ def bench(
 @cli.command()
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
+@click.option(
+    "--fail-below",
+    type=click.FloatRange(0, 10, min_open=True),
+    help="Exit 1 if the speed-up new / old is below this with its whole 95 % interval; 0.97 for CI.",
+)
+@click.option("--allow-unlike", is_flag=True, help="Hold unlike environments against each other.")
 @json_option
-def compare(old: Path, new: Path, as_json: bool) -> None:
+def compare(
+    old: Path, new: Path, fail_below: float | None, allow_unlike: bool, as_json: bool
+) -> None:
     """Show what differs between the reports OLD and NEW (report.json, or its folder)."""
-    comparisons = compare_reports(load_report(old), load_report(new))
+    comparisons = compare_reports(load_report(old), load_report(new), fail_below, allow_unlike)
     if as_json:
         adapter = pydantic.TypeAdapter(Comparisons)
         click.echo(adapter.dump_json(comparisons, indent=2))
     else:
         _console().print(tables.comparison_table(comparisons))
+    if comparisons.gate is not None and not comparisons.gate.passed:
+        raise SlowerError(comparisons.gate.reason)
+
+
+class SlowerError(Exception):
+    """The gate of `compare` has failed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             EXIT_BAD_ARGUMENTS, f"{error.format_message().rstrip('.')}; see fastmodel --help"
         )
+    except SlowerError as error:
+        return _fail(EXIT_SLOWER, str(error))
     except GateError as error:
         return _fail(EXIT_GATE_FAILED, str(error))
     except FastmodelError as error:

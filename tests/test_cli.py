@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from support.processes import script
 import fastmodel as fm
 from fastmodel import cli
 from fastmodel.errors import GateError
-from fastmodel.harness.store import load_report
+from fastmodel.harness.store import dump_report, load_report
 
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = str(ROOT / "benchmarks" / "data" / "mnist")
@@ -154,6 +155,24 @@ def test_bench_end_to_end_over_the_example(capsys, tmp_path):
     assert code == 0 and "no difference seen" in out
     code, out, _ = run(capsys, "compare", tmp_path, tmp_path, "--json")
     assert json.loads(out)["rows"][0]["name"] == "speedup"
+
+
+def test_the_gate_of_compare_is_an_exit_code(capsys, tmp_path):
+    report = load_report(ROOT / "benchmarks" / "results" / "mnist-cnn-epyc-2core.json")
+    speedup, old, new = report.speedup, tmp_path / "old.json", tmp_path / "new.json"
+    for path, factor in ((old, 1.0), (new, 0.5)):
+        low, high = speedup.ci95
+        slower = dataclasses.replace(
+            speedup, estimate=speedup.estimate * factor, ci95=(low * factor, high * factor)
+        )
+        path.write_text(dump_report(dataclasses.replace(report, speedup=slower)))
+    assert run(capsys, "compare", old, old, "--fail-below", "0.97")[0] == 0
+    code, out, err = run(capsys, "compare", old, new, "--fail-below", "0.97")
+    assert code == cli.EXIT_SLOWER == 1
+    assert "FAILED" in out and err.startswith("fastmodel: speed-up new / old 0.500 [")
+    code, out, _ = run(capsys, "compare", old, new, "--fail-below", "0.97", "--json")
+    assert code == 1 and json.loads(out)["gate"]["passed"] is False
+    assert run(capsys, "compare", old, new)[0] == 0
 
 
 def test_bench_json_on_stdout_is_the_file(capsys, tmp_path):

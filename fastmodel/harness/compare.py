@@ -1,25 +1,43 @@
-"""Two reports side by side: which figures moved by more than their intervals."""
+"""Two reports side by side: which figures moved by more than their intervals, and a gate for CI.
+
+The gate looks at the speed-up over the best baseline: both reports measured it against their own
+baseline in the same minutes, so that a machine that is slower today slows both sides of it. What is
+bounded is new speed-up over old; its interval is that of a quotient of two independent runs. The gate
+fails only when that whole interval lies below the bound: what cannot be told apart passes.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastmodel.errors import InputError
 from fastmodel.harness.records import Interval, Report
+from fastmodel.timing import Estimate, quotient
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One figure of two reports.
 
-    `ratio` is new over old; `verdict` is "higher" or "lower" where the two 95 % intervals do not
-    overlap, "no difference seen" where they do, and says so where one report lacks the figure.
+    `ratio` is new over old with its 95 % interval; `verdict` is "higher" or "lower" where that excludes
+    1, "no difference seen" where it does not, and says so where one report lacks the figure.
     """
 
     name: str
     old: Interval | None
     new: Interval | None
-    ratio: float | None
+    ratio: Interval | None
     verdict: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says: `passed`, and the figures behind it in words."""
+
+    passed: bool
+    bound: float
+    ratio: Interval
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -28,29 +46,56 @@ class Comparisons:
 
     rows: list[Comparison]
     warnings: list[str]
+    gate: Verdict | None = None
 
 
-def compare(old: Report, new: Report) -> Comparisons:
-    """The speed-up and the throughput of every arm of either report."""
+def compare(
+    old: Report, new: Report, fail_below: float | None = None, allow_unlike: bool = False
+) -> Comparisons:
+    """The speed-up and the throughput of every arm of either report; with a bound, the gate too.
+
+    Raises:
+        InputError: a bound is given and the reports cannot be held against each other: other
+            environments or workloads (unless `allow_unlike`), or no speed-up in one.
+    """
     names = dict.fromkeys([*old.arms, *new.arms])
     rows = [_row("speedup", _speedup(old), _speedup(new))]
     rows += [
         _row(f"{name} samples/s", _throughput(old, name), _throughput(new, name)) for name in names
     ]
-    return Comparisons(rows, _warnings(old, new))
+    differences, warnings = _differences(old, new), _warnings(old, new)
+    gate = None
+    if fail_below is not None:
+        if differences and not allow_unlike:
+            raise InputError(
+                f"the reports are not of one kind ({'; '.join(differences)}); measure both alike, or "
+                "pass --allow-unlike"
+            )
+        gate = _gate(rows[0], fail_below)
+    return Comparisons(rows, differences + warnings, gate)
+
+
+def _gate(speedup: Comparison, bound: float) -> Verdict:
+    if speedup.ratio is None:
+        raise InputError(f"--fail-below needs a speed-up in both reports; {speedup.verdict}")
+    low, high = speedup.ratio.ci95
+    figures = f"speed-up new / old {speedup.ratio.estimate:.3f} [{low:.3f}, {high:.3f}]"
+    if high < bound:
+        return Verdict(False, bound, speedup.ratio, f"{figures} lies below {bound:g}")
+    return Verdict(True, bound, speedup.ratio, f"{figures} is not below {bound:g}")
 
 
 def _row(name: str, old: Interval | None, new: Interval | None) -> Comparison:
     if old is None or new is None:
         lacking = " and ".join(w for w, v in (("old", old), ("new", new)) if v is None)
         return Comparison(name, old, new, None, f"missing in {lacking}")
-    if new.ci95[0] > old.ci95[1]:
-        verdict = "higher"
-    elif new.ci95[1] < old.ci95[0]:
-        verdict = "lower"
-    else:
-        verdict = "no difference seen"
-    return Comparison(name, old, new, new.estimate / old.estimate, verdict)
+    ratio = quotient(_estimate(new), _estimate(old))
+    verdict = "higher" if ratio.low > 1 else "lower" if ratio.high < 1 else "no difference seen"
+    return Comparison(name, old, new, Interval(ratio.value, (ratio.low, ratio.high)), verdict)
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(interval.estimate, *interval.ci95)
 
 
 def _speedup(report: Report) -> Interval | None:
@@ -63,21 +108,39 @@ def _throughput(report: Report, arm: str) -> Interval | None:
     return report.arms[arm].throughput_samples_per_s if arm in report.arms else None
 
 
+def _differences(old: Report, new: Report) -> list[str]:
+    def facts(report: Report) -> dict[str, object]:
+        env, work = report.environment, report.workload
+        return {
+            "machine": env.cpu_model,
+            "cores": env.cpu_count,
+            "GPUs": env.gpus,
+            "threads": env.threads,
+            "CPU capability": env.cpu_capability,
+            "PyTorch": env.torch_version,
+            "environment variables": env.variables,
+            "workload": work.name,
+            "parameters": work.parameters,
+            "batch size": work.batch_size,
+            "device": work.options.get("device"),
+        }
+
+    before, after = facts(old), facts(new)
+    return [
+        f"{what} differs: {before[what]} and {after[what]}"
+        for what in before
+        if before[what] != after[what]
+    ]
+
+
 def _warnings(old: Report, new: Report) -> list[str]:
-    pairs = {
-        "machine": (old.environment.cpu_model, new.environment.cpu_model),
-        "GPUs": (old.environment.gpus, new.environment.gpus),
-        "threads": (old.environment.threads, new.environment.threads),
-        "PyTorch": (old.environment.torch_version, new.environment.torch_version),
-        "workload": (old.workload.name, new.workload.name),
-        "batch size": (old.workload.batch_size, new.workload.batch_size),
-        "best baseline": (
-            old.speedup.baseline if old.speedup else None,
-            new.speedup.baseline if new.speedup else None,
-        ),
-    }
-    warnings = [f"{what} differs: {a} and {b}" for what, (a, b) in pairs.items() if a != b]
-    for label, report in (("old", old), ("new", new)):
-        if not report.complete:
-            warnings.append(f"the {label} report is incomplete: {report.incomplete_reason}")
-    return warnings
+    found = [
+        f"the {label} report is incomplete: {report.incomplete_reason}"
+        for label, report in (("old", old), ("new", new))
+        if not report.complete
+    ]
+    # No reason to refuse: each is the best that PyTorch had there, and near ties may fall either way.
+    if old.speedup and new.speedup and old.speedup.baseline != new.speedup.baseline:
+        baselines = f"{old.speedup.baseline} and {new.speedup.baseline}"
+        found.append(f"best baseline differs: {baselines}")
+    return found

@@ -35,11 +35,15 @@ def bench_table(report: Report) -> Table:
 
 def comparison_table(comparisons: Comparisons) -> Table:
     """One row a figure."""
-    table = Table(caption=escape("\n".join(comparisons.warnings)) or None, caption_justify="left")
-    for heading in ("figure", "old [95 %]", "new [95 %]", "new / old", "verdict"):
+    notes = list(comparisons.warnings)
+    if comparisons.gate is not None:
+        word = "passed" if comparisons.gate.passed else "FAILED"
+        notes.append(f"gate {word}: {comparisons.gate.reason}")
+    table = Table(caption=escape("\n".join(notes)) or None, caption_justify="left")
+    for heading in ("figure", "old [95 %]", "new [95 %]", "new / old [95 %]", "verdict"):
         table.add_column(heading)
     for row in comparisons.rows:
-        ratio = _NONE if row.ratio is None else f"{row.ratio:.3f}"
+        ratio = _interval(row.ratio, 3)
         digits = 2 if row.name == "speedup" else 0
         table.add_row(
             row.name, _interval(row.old, digits), _interval(row.new, digits), ratio, row.verdict
