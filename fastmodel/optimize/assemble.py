@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from fastmodel.optimize import functional, sequential
+from fastmodel.optimize import dynamo, functional, sequential
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.search import Site
 
@@ -21,11 +21,16 @@ def assemble(model: nn.Module, sites: Sequence[Site], *, own_buffers: bool = Fal
     """
     copy = shared_clone(model, own_buffers=own_buffers)
     by_owner: dict[str, list[functional.TracedPlace]] = {}
+    by_dynamo: dict[str, list[dynamo.DynamoPlace]] = {}
     for site in sites:
         if isinstance(site.target, sequential.SequentialPlace):
             site.target.swap(copy)
+        elif isinstance(site.target, dynamo.DynamoPlace):
+            by_dynamo.setdefault(site.target.owner, []).append(site.target)
         else:
             by_owner.setdefault(site.target.capture.owner, []).append(site.target)
     for places in by_owner.values():
         functional.swap(copy, places)
+    for followed in by_dynamo.values():
+        dynamo.swap(copy, followed)
     return copy

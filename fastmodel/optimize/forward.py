@@ -29,6 +29,7 @@ from fastmodel.optimize.patterns import has_hooks
 
 FORWARD = "_fastmodel_forward"
 ENTRY = "_fastmodel_entry"
+DYNAMO = "_fastmodel_dynamo"
 FUSED_PREFIX = "_fastmodel_fused_"
 
 CONSTANT_TYPES = (type(None), bool, int, float, str)
@@ -221,6 +222,9 @@ def captured_class(base: type[nn.Module]) -> type[nn.Module]:
         captured = self.__dict__.get(FORWARD)
         values = None if captured is None else captured.admit(self, args, kwargs)
         if values is None:
+            dynamo = self.__dict__.get(DYNAMO)
+            if dynamo is not None and dynamo.holds(self):
+                return dynamo.run(self, args, kwargs)
             return base.forward(self, *args, **kwargs)
         traced = captured.in_training if self.training else captured.in_evaluation
         return traced.function(self, *values)

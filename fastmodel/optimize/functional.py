@@ -62,7 +62,9 @@ class Capture:
         """The calls of one module, in order; each by mode, where that mode has it."""
         owner = model.get_submodule(self.owner)
         found = {
-            mode: [_chain(owner, n) for n in g.nodes if n.op == "call_module" and n.target == path]
+            mode: [
+                chain_of(owner, n) for n in g.nodes if n.op == "call_module" and n.target == path
+            ]
             for mode, g in self.graphs.items()
         }
         return [
@@ -181,7 +183,8 @@ def _function(
     return TracedFunction(code.src, code.globals, f"{label} {'train' if mode else 'eval'}")
 
 
-def _chain(owner: nn.Module, anchor: fx.Node) -> Chain:
+def chain_of(owner: nn.Module, anchor: fx.Node) -> Chain:
+    """What follows a call, as far as each value has one reader."""
     nodes: list[fx.Node] = []
     steps: list[patterns.Step] = []
     value = anchor

@@ -162,7 +162,7 @@ def _optimize(
             f"({_one_line(error)}); pass what its forward takes"
         ) from error
     subject = Subject(plain, examples, training, seen, device)
-    rows = list(Finder(plain, seen).rows())
+    rows = list(Finder(plain, seen, examples).rows())
     note = ""
     if given is not None:
         changes = _check_plan(given, plain, examples)

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from torch import nn
 
 from fastmodel.errors import InputError
-from fastmodel.optimize import functional, patterns, sequential
+from fastmodel.optimize import dynamo, functional, patterns, sequential
 from fastmodel.optimize.plan import Place
 from fastmodel.optimize.select import Candidate
 from fastmodel.optimize.traced import UntraceableError
-from fastmodel.optimize.trial import Call, Observation
+from fastmodel.optimize.trial import Call, Examples, Observation
+
+Target = sequential.SequentialPlace | functional.TracedPlace | dynamo.DynamoPlace
 
 
 @dataclass(frozen=True)
 class Site:
     """A place that fits: what to do there, and its row of the plan."""
 
-    target: sequential.SequentialPlace | functional.TracedPlace
+    target: Target
     place: Place
     candidate: Candidate
     anchor: str
@@ -33,8 +35,9 @@ class Site:
 class Finder:
     """Goes through a model's Conv2d and Linear modules."""
 
-    def __init__(self, model: nn.Module, seen: Observation) -> None:
-        self._model, self._seen = model, seen
+    def __init__(self, model: nn.Module, seen: Observation, examples: Examples) -> None:
+        self._model, self._seen, self._examples = model, seen, examples
+        self._followed: dict[str, dict[str, dynamo.DynamoPlace | patterns.Miss]] = {}
         self._captures: dict[str, functional.Capture | UntraceableError] = {}
 
     def rows(self) -> Iterator[Site | Place]:
@@ -74,14 +77,38 @@ class Finder:
         try:
             found = functional.find(self._model, anchor, self._capture(caller))
         except UntraceableError as error:
-            where = type(self._model.get_submodule(caller)).__name__
-            yield Place(name, kind, None, _shape(calls, 0), f"{where}: {error}")
+            yield from self._followed_row(name, anchor, caller, calls, error)
             return
         if not found:
             yield Place(name, kind, None, _shape(calls, 0), "its call is not in the caller's graph")
         for ordinal, item in enumerate(found):
             label = name if len(found) == 1 else f"{name} (call {ordinal + 1})"
             yield from self._row(label, name, calls, ordinal, item)
+
+    def _followed_row(
+        self,
+        name: str,
+        anchor: nn.Module,
+        caller: str,
+        calls: list[Call],
+        error: UntraceableError,
+    ) -> Iterator[Site | Place]:
+        """The row of a module whose caller FX does not trace: through Dynamo, if that follows it."""
+        owner, kind = self._model.get_submodule(caller), type(anchor).__name__
+        reason = f"{type(owner).__name__}: {error}"
+        path = name.removeprefix(f"{caller}.") if caller else name
+        is_own = type(owner).__module__.startswith("torch.") or "forward" in vars(owner)
+        if not is_own and caller not in self._followed:
+            try:
+                self._followed[caller] = dynamo.explore(self._model, caller, self._examples)
+            except UntraceableError as other:
+                self._followed[caller] = {}
+                reason += f"; {other}"
+        found = self._followed.get(caller, {}).get(path)
+        if found is None:
+            yield Place(name, kind, None, _shape(calls, 0), reason)
+        else:
+            yield from self._row(name, name, calls, 0, found)
 
     def _capture(self, caller: str) -> functional.Capture:
         if caller not in self._captures:
@@ -100,7 +127,7 @@ class Finder:
         anchor: str,
         calls: list[Call],
         ordinal: int,
-        found: sequential.SequentialPlace | functional.TracedPlace | patterns.Miss,
+        found: Target | patterns.Miss,
     ) -> Iterator[Site | Place]:
         shape = _shape(calls, ordinal)
         if isinstance(found, patterns.Miss):
@@ -113,7 +140,7 @@ class Finder:
             yield Place(site, match.pattern, None, shape, str(error))
             return
         call = calls[min(ordinal, len(calls) - 1)]
-        how = "sequential" if isinstance(found, sequential.SequentialPlace) else "fx"
+        how = _CAPTURES[type(found)]
         place = Place(site, match.pattern, type(fused).__name__, shape, "", how)
         yield Site(
             found,
@@ -125,6 +152,13 @@ class Finder:
         )
         if match.pool_left is not None:
             yield Place(site, f"{match.pattern} + MaxPool2d", None, shape, match.pool_left)
+
+
+_CAPTURES = {
+    sequential.SequentialPlace: "sequential",
+    functional.TracedPlace: "fx",
+    dynamo.DynamoPlace: "dynamo",
+}
 
 
 def _shape(calls: list[Call], ordinal: int) -> tuple[int, ...] | None:

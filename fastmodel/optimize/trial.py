@@ -88,7 +88,7 @@ def observe(model: nn.Module, examples: Examples) -> Observation:
             with_kwargs=True,
         )
         module.register_forward_hook(lambda *_: stack.pop() and None)
-    _run(copy, examples, training=False)
+    run_model(copy, examples, training=False)
     return seen
 
 
@@ -124,14 +124,14 @@ def inputs_of(
             with_kwargs=True,
         )
         module.register_forward_hook(lambda *_: stack.pop() and None)
-    _run(copy, examples, training=False, with_gradients=True)
+    run_model(copy, examples, training=False, with_gradients=True)
     return found
 
 
 def outputs(model: nn.Module, examples: Examples, *, training: bool) -> Any:
     """What a model returns in one of its modes; dropout is left out, so that layouts cannot move its mask."""
     with without_dropout():
-        return _run(model, examples, training=training)
+        return run_model(model, examples, training=training)
 
 
 def disagreement(expected: Any, found: Any) -> str | None:
@@ -164,7 +164,7 @@ def disagreement(expected: Any, found: Any) -> str | None:
     return None
 
 
-def _run(
+def run_model(
     model: nn.Module, examples: Examples, *, training: bool, with_gradients: bool = False
 ) -> Any:
     model.train(training)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 import random
+import re
 from typing import ClassVar
 
 import pytest
@@ -15,6 +16,9 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import fastmodel as fm
+from fastmodel.optimize import functional
+from fastmodel.optimize.traced import UntraceableError
+from fastmodel.optimize.trial import Examples, observe
 
 
 class Optional(nn.Module):
@@ -242,22 +246,40 @@ def escapes(self, x):
 
 @pytest.mark.parametrize(
     ("body", "words"),
-    [
-        (keeps, "sets self.seen"),
-        (draws, "draws random numbers"),
-        (makes, "makes a tensor"),
-        (casts, "autocast part of the way"),
-        (branches, "does not trace: symbolically traced variables cannot be used"),
-        (escapes, "no ReLU after it"),
-    ],
+    [(draws, "draws random numbers"), (escapes, "no ReLU after it")],
 )
 def test_a_trace_that_would_not_hold_is_refused(body, words, x):
     plain = Refused(body)
     fused = by_rule(plain, x)
     (place,) = fm.plan_of(fused).left
     assert words in place.reason and not fm.plan_of(fused).swaps
-    assert plain.seen == [] and type(fused) is Refused
+    assert type(fused) is Refused
     assert torch.equal(fused(x), plain(x))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (keeps, "sets self.seen"),
+        (makes, "makes a tensor"),
+        (casts, "autocast part of the way"),
+        (branches, "does not trace: symbolically traced variables cannot be used"),
+    ],
+)
+def test_what_no_trace_holds_for_dynamo_follows(body, words, x):
+    plain = Refused(body)
+    with pytest.raises(UntraceableError, match=re.escape(words)):
+        functional.capture(plain, "", observe(plain, Examples((x,), {})))
+    fused = by_rule(plain, x)
+    (place,) = fm.plan_of(fused).swaps
+    assert (place.capture, place.replacement) == ("dynamo", "ConvReLU2d")
+    assert plain.seen == [] and fused.seen == []
+    for calls in range(1, 4):
+        for one in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+            torch.testing.assert_close(one(x), plain(x), rtol=2e-2, atol=2e-2)
+            assert is_fused(one, x)
+        fused(x)
+        assert len(fused.seen) == (calls if body is keeps else 0)
 
 
 def test_forwards_that_are_not_read(x):
@@ -266,7 +288,7 @@ def test_forwards_that_are_not_read(x):
             return super().forward(x)
 
     fused = by_rule(Keywords(), torch.randn(2, 3, 5, 5))
-    assert "takes *args, **kwargs" in fm.plan_of(fused).left[0].reason
+    assert {p.capture for p in fm.plan_of(fused).swaps} <= {"dynamo"}
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     reasons = {p.site: p.reason for p in fm.plan_of(by_rule(encoder, torch.randn(2, 3, 8))).left}
     assert "PyTorch's own" in reasons["linear1"] or "do not reach it" in reasons["linear1"]
