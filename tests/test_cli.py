@@ -17,6 +17,7 @@ from support.processes import script
 import fastmodel as fm
 from fastmodel import cli
 from fastmodel.errors import GateError
+from fastmodel.harness import bench as bench_job
 from fastmodel.harness.store import dump_report, load_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +42,7 @@ def corrupt_data(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench", "nope"], "unknown workload 'nope'; use one of: mnist-cnn"),
+        (["bench", "nope"], "unknown workload 'nope'; use one of: mnist-cnn, cifar-resnet, recsys"),
         (["bench", "--batch-size", "0"], "'--batch-size': 0 is not in the range"),
         (
             ["bench", "--data", MNIST, "--batch-size", "54001"],
@@ -60,6 +61,17 @@ def corrupt_data(tmp_path: Path) -> Path:
         (["bench", "--lr", "0"], "'--lr'"),
         (["bench", "--data", "/nowhere"], "train-images-idx3-ubyte.gz is missing"),
         (["bench", EXAMPLE, "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["bench", "--sweep", "lr=1,2"], "write batch_size or threads, then =32,64,128"),
+        (["bench", "--sweep", "threads=1,1"], "must be different whole numbers above 0"),
+        (["bench", "--sweep", "threads=1,x"], "must be different whole numbers above 0"),
+        (["bench", "--budget-s", "10"], "--budget-s limits --half-width"),
+        (["bench", "--half-width", "1"], "'--half-width'"),
+        (["bench", "--prices", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (["bench", "--grid-g-per-kwh", "-1"], "--grid-g-per-kwh must be within"),
+        (["bench", "--log", "printer"], "'printer' is not one of"),
+        (["report", "/nowhere"], "cannot read /nowhere"),
+        (["report"], "Missing argument 'DIRECTORIES...'"),
+        (["report", "/tmp", "/tmp/"], "a run is given twice"),
         (["bench", "a", "b"], "unexpected extra argument"),
         (["compare", "/nowhere.json", "/nowhere.json"], "cannot read /nowhere.json"),
         (["compare", "one.json"], "Missing argument 'NEW'"),
@@ -102,7 +114,7 @@ def test_a_failed_gate_is_exit_code_3(capsys, tmp_path, monkeypatch):
     def fail(self):
         raise GateError("fastmodel disagrees\nwith float64")
 
-    monkeypatch.setattr(cli.bench_job.Bench, "run", fail)
+    monkeypatch.setattr(bench_job.Bench, "run", fail)
     code, out, err = run(capsys, "bench", EXAMPLE, "--out", tmp_path)
     assert (code, out) == (cli.EXIT_GATE_FAILED, "")
     assert err == "fastmodel: fastmodel disagrees with float64\n"
@@ -112,7 +124,7 @@ def test_an_interrupt_is_exit_code_130(capsys, tmp_path, monkeypatch):
     def interrupt(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.bench_job.Bench, "run", interrupt)
+    monkeypatch.setattr(bench_job.Bench, "run", interrupt)
     code, _, err = run(capsys, "bench", EXAMPLE, "--out", tmp_path)
     assert code == cli.EXIT_INTERRUPTED
     assert "interrupted" in err
@@ -180,6 +192,36 @@ def test_bench_json_on_stdout_is_the_file(capsys, tmp_path):
     code, out, _ = run(capsys, *arguments)
     assert code == 0
     assert out == (tmp_path / "report.json").read_text()
+
+
+def test_the_list_names_workloads_and_prices(capsys):
+    code, out, _ = run(capsys, "bench", "--list")
+    assert code == 0
+    assert "cifar-resnet" in out and "recsys" in out and out.count("synthetic") >= 2
+    assert "c5.4xlarge-spot" in out and "not confirmed" in out
+
+
+def test_a_sweep_runs_each_value_and_compares_them(capsys, tmp_path):
+    arguments = ["bench", EXAMPLE, *QUICK, "--train", "none", "--out", tmp_path]
+    code, out, err = run(capsys, *arguments, "--sweep", "batch_size=32,64", "--log", "csv")
+    assert code == 0, err
+    sizes = [load_report(tmp_path / f"batch_size-{size}").workload.batch_size for size in (32, 64)]
+    assert sizes == [32, 64]
+    assert "side by side" in out and (tmp_path / "batch_size-32" / "figures.csv").exists()
+    for name in ("index.html", "index.md"):
+        page = (tmp_path / name).read_text()
+        assert "batch size 32" in page and "batch size 64" in page
+
+    # The same page again, from what the runs left; and one report again, from raw results alone.
+    folders = [tmp_path / f"batch_size-{size}" for size in (32, 64)]
+    code, out, _ = run(capsys, "report", *folders, "--out", tmp_path / "again")
+    assert code == 0 and "batch_size-64" in (tmp_path / "again" / "index.html").read_text()
+    before = {path.name: path.read_text() for path in folders[0].glob("report.*")}
+    for name in before:
+        (folders[0] / name).unlink()
+    code, out, _ = run(capsys, "report", folders[0], "--log", "openmetrics")
+    assert code == 0 and "metrics.txt" in out
+    assert {path.name: path.read_text() for path in folders[0].glob("report.*")} == before
 
 
 def test_ctrl_c_leaves_a_readable_incomplete_report(tmp_path):

@@ -86,7 +86,9 @@ LAYERS = (
         "fastmodel.harness.report.*",
         "fastmodel.harness.tables",
     ),
+    ("fastmodel.harness.loggers", "fastmodel.harness.loggers.*"),
     ("fastmodel.harness.*",),
+    ("fastmodel.commands", "fastmodel.commands.*"),
     ("fastmodel.cli",),
     ("fastmodel.__main__",),
 )

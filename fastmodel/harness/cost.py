@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from collections.abc import Iterable, Mapping
 from importlib import resources
+from pathlib import Path
 
-from fastmodel.errors import InputError
-from fastmodel.harness.records import Arm, CostRate, Electricity, WorkloadInfo
+from fastmodel.errors import DataError, InputError
+from fastmodel.harness.records import Arm, CostRate, Electricity, Report, WorkloadInfo
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,22 +24,54 @@ _SECONDS_PER_H = 3600.0
 _MILLION = 1e6
 
 
-def prices() -> dict[str, CostRate]:
-    """The dated price list that comes with the package, by instance name such as "c5.large"."""
-    text = resources.files("fastmodel.harness").joinpath("prices.toml").read_text("utf-8")
-    return {name: CostRate(**entry) for name, entry in tomllib.loads(text).items()}
+def prices(own: Path | None = None) -> dict[str, CostRate]:
+    """The dated price list that comes with the package, by name; entries of a file `own` stand above.
+
+    Raises:
+        DataError: `own` cannot be read, or an entry in it is no price.
+    """
+    listed = _parse(resources.files("fastmodel.harness").joinpath("prices.toml").read_text("utf-8"))
+    if own is None:
+        return listed
+    try:
+        return listed | _parse(own.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {own} ({error.strerror}); pass a file of prices") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{own} is no file of prices ({reason}); see fastmodel/harness/prices.toml"
+        ) from error
 
 
-def resolve_rate(rate_usd_per_h: float | None, instance: str | None) -> CostRate | None:
+def _parse(text: str) -> dict[str, CostRate]:
+    found = {name: CostRate(**entry) for name, entry in tomllib.loads(text).items()}
+    for name, rate in found.items():
+        if not (isinstance(rate.rate_usd_per_h, (int, float)) and _is_a_rate(rate.rate_usd_per_h)):
+            raise ValueError(
+                f"{name}: rate_usd_per_h must be above 0, at most {MAX_RATE_USD_PER_H:g}"
+            )
+    return found
+
+
+def _is_a_rate(value: float) -> bool:
+    return math.isfinite(value) and 0 < value <= MAX_RATE_USD_PER_H
+
+
+def resolve_rate(
+    rate_usd_per_h: float | None, instance: str | None, own: Path | None = None
+) -> CostRate | None:
     """The rate to count with: the caller's own, that of a listed instance, or none.
 
     Raises:
         InputError: both are given, the rate is not within (0, 1e5], or the instance is not listed.
+        DataError: the caller's file of prices cannot be used.
     """
+    listed = prices(own)
     if rate_usd_per_h is not None and instance is not None:
         raise InputError("--rate-usd-per-h and --instance are both given; pass one of them")
     if rate_usd_per_h is not None:
-        if not (math.isfinite(rate_usd_per_h) and 0 < rate_usd_per_h <= MAX_RATE_USD_PER_H):
+        if not _is_a_rate(rate_usd_per_h):
             raise InputError(
                 f"--rate-usd-per-h must be above 0 and at most {MAX_RATE_USD_PER_H:g}, "
                 f"got {rate_usd_per_h:g}"
@@ -45,7 +79,6 @@ def resolve_rate(rate_usd_per_h: float | None, instance: str | None) -> CostRate
         return CostRate(rate_usd_per_h, "given on the command line", "--rate-usd-per-h", None)
     if instance is None:
         return None
-    listed = prices()
     if instance not in listed:
         raise InputError(
             f"--instance {instance!r} is not listed; use one of: {', '.join(listed)}, "
@@ -148,3 +181,43 @@ def _of_energy(
 
 def _times(unit: float | None, count: float) -> float | None:
     return None if unit is None else unit * count
+
+
+@dataclasses.dataclass(frozen=True)
+class WhatIf:
+    """What a million samples would cost on the machine that was measured, at another price for it."""
+
+    rate: CostRate
+    usd_per_million_samples: dict[str, float]
+    """By arm, at its timed throughput."""
+
+
+def what_if(report: Report, rates: Iterable[CostRate]) -> list[WhatIf]:
+    """The arms' timed throughputs at other prices of the same machine; nothing else is assumed.
+
+    Prices of other machines belong to reports measured there: `fastmodel report DIR DIR...`.
+    """
+    timed = {
+        name: arm.throughput_samples_per_s.estimate
+        for name, arm in report.arms.items()
+        if arm.throughput_samples_per_s is not None
+    }
+    return [
+        WhatIf(
+            rate,
+            {
+                name: _MILLION / per_s * rate.rate_usd_per_h / _SECONDS_PER_H
+                for name, per_s in timed.items()
+            },
+        )
+        for rate in rates
+    ]
+
+
+def same_machine(rate: CostRate, listed: Mapping[str, CostRate]) -> list[CostRate]:
+    """`rate`, and the listed prices of the same instance of another kind: on-demand beside spot."""
+    name = next((name for name, entry in listed.items() if entry == rate), None)
+    if name is None:
+        return [rate]
+    base = name.removesuffix("-spot")
+    return [listed[key] for key in (base, f"{base}-spot") if key in listed]

@@ -218,6 +218,8 @@ class CostRate:
     as_of: str | None
     kind: str = "given"
     """"on-demand", "spot", or "given" by the user."""
+    confirmation: str = ""
+    """How far to trust a listed price: read on the provider's page, second hand, or not confirmed."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 import fastmodel as fm
 from fastmodel.harness.compare import Comparisons
-from fastmodel.harness.records import Arm, Interval, Report
+from fastmodel.harness.records import Arm, CostRate, Interval, Report
 
 _NONE = "-"
 
@@ -48,6 +48,28 @@ def comparison_table(comparisons: Comparisons) -> Table:
         table.add_row(
             row.name, _interval(row.old, digits), _interval(row.new, digits), ratio, row.verdict
         )
+    return table
+
+
+def workload_table(descriptions: Mapping[str, str]) -> Table:
+    """The workloads that come with the package."""
+    table = Table(title="workloads; or path/to/file.py:make_workload")
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is", overflow="fold")
+    for name, description in descriptions.items():
+        table.add_row(name, escape(description))
+    return table
+
+
+def price_table(prices: Mapping[str, CostRate]) -> Table:
+    """The list of prices, for --instance."""
+    table = Table(title="prices, for --instance")
+    for heading in ("instance", "what it is", "USD/h", "kind", "as of", "confirmed"):
+        right = heading == "USD/h"
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for name, rate in prices.items():
+        cells = (name, rate.name, f"{rate.rate_usd_per_h:g}", rate.kind, rate.as_of or _NONE)
+        table.add_row(*(escape(cell) for cell in cells), escape(rate.confirmation or _NONE))
     return table
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fastmodel.errors import InputError
+from fastmodel.errors import DataError, InputError
 from fastmodel.harness import cost
 from fastmodel.harness.records import Arm, CostRate, Electricity, Interval
 
@@ -87,11 +87,66 @@ def test_electricity_is_what_was_given_or_refused():
 
 def test_prices_are_dated_and_sourced():
     prices = cost.prices()
-    assert "c5.large" in prices and "g5.xlarge" in prices
-    for rate in prices.values():
+    assert {rate.kind for rate in prices.values()} == {"on-demand", "spot"}
+    clouds = {rate.name.split()[0] for rate in prices.values()}
+    assert clouds >= {"AWS", "Google", "Azure", "Lambda", "RunPod"}
+    assert any("NVIDIA" in rate.name for rate in prices.values())
+    for name, rate in prices.items():
         assert 0 < rate.rate_usd_per_h < 1_000
         assert rate.source.startswith("https://")
         assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", rate.as_of)
+        assert rate.confirmation.startswith(("provider's page", "second hand", "not confirmed"))
+        assert name.endswith("-spot") == (rate.kind == "spot")
+
+
+def test_a_file_of_prices_stands_above_the_list(tmp_path):
+    own = tmp_path / "own.toml"
+    entry = 'name = "ours"\nrate_usd_per_h = 0.5\nsource = "contract"\nas_of = "2026-01"\n'
+    own.write_text(f'["c5.large"]\n{entry}["rack-7"]\n{entry}')
+    assert cost.resolve_rate(None, "c5.large", own).rate_usd_per_h == 0.5
+    assert cost.resolve_rate(None, "rack-7", own).source == "contract"
+    assert cost.resolve_rate(None, "g5.xlarge", own) == cost.prices()["g5.xlarge"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[[",
+        "x = 1\n",
+        '[a]\nname = "n"\n',
+        '[a]\nname = "n"\nrate_usd_per_h = 0\nsource = "s"\nas_of = "x"\n',
+        '[a]\nname = "n"\nrate_usd_per_h = "1"\nsource = "s"\nas_of = "x"\n',
+        '[a]\nname = "n"\nrate_usd_per_h = 1\nsource = "s"\nas_of = "x"\nmore = 1\n',
+    ],
+)
+def test_a_file_that_is_none_is_said(tmp_path, text):
+    own = tmp_path / "own.toml"
+    own.write_text(text)
+    with pytest.raises(DataError, match="is no file of prices"):
+        cost.prices(own)
+    with pytest.raises(DataError, match="cannot read"):
+        cost.prices(tmp_path / "nowhere.toml")
+
+
+def test_what_if_is_measured_throughput_at_another_price():
+    report = full()
+    rows = cost.what_if(report, [CostRate(3.6, "a", "", None), CostRate(7.2, "b", "", None)])
+    assert [row.rate.name for row in rows] == ["a", "b"]
+    for name, arm in report.arms.items():
+        expected = 1e6 / arm.throughput_samples_per_s.estimate * 0.001
+        assert rows[0].usd_per_million_samples[name] == pytest.approx(expected)
+        assert rows[1].usd_per_million_samples[name] == pytest.approx(2 * expected)
+    untimed = dataclasses.replace(report.arms["eager"], throughput_samples_per_s=None)
+    left = cost.what_if(dataclasses.replace(report, arms={"eager": untimed}), [RATE])
+    assert left[0].usd_per_million_samples == {}
+
+
+def test_the_same_machine_is_listed_on_demand_and_spot():
+    listed = cost.prices()
+    both = [listed["c5.4xlarge"], listed["c5.4xlarge-spot"]]
+    assert cost.same_machine(listed["c5.4xlarge"], listed) == both
+    assert cost.same_machine(listed["c5.4xlarge-spot"], listed) == both
+    assert cost.same_machine(RATE, listed) == [RATE]
 
 
 def test_rates_resolve():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from . import comparison
 from .html import render_html
 from .json_schema import schema, schema_text
 from .markdown import render_markdown
 
-__all__ = ["render_html", "render_markdown", "schema", "schema_text"]
+__all__ = ["comparison", "render_html", "render_markdown", "schema", "schema_text"]

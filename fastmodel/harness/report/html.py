@@ -32,20 +32,11 @@ def render_html(report: Report) -> str:
     Returns:
         The whole page; the same report gives the same text.
     """
-    environment = Environment(
-        loader=PackageLoader("fastmodel.harness.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["prose"] = prose
-    environment.filters["breakable"] = breakable
-    environment.filters["svg"] = Markup  # made by svg.py, which serialises an XML tree
-    css = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
+    page = environment()
+    css = page.loader.get_source(page, "report.css")[0]  # type: ignore[union-attr]
     compact = ADAPTER.dump_json(report)
     shown = ADAPTER.dump_json(report, indent=2).decode()
-    return environment.get_template("report.html.j2").render(
+    return page.get_template("report.html.j2").render(
         report=report,
         css=Markup(css),
         summary=summary,
@@ -55,6 +46,21 @@ def render_html(report: Report) -> str:
         json_size=len(compact),
         json_text=shown if len(shown) <= SHOWN_JSON_BYTES else "",
     )
+
+
+def environment() -> Environment:
+    """Where the templates are, with everything escaped that is not said to be safe."""
+    found = Environment(
+        loader=PackageLoader("fastmodel.harness.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["prose"] = prose
+    found.filters["breakable"] = breakable
+    found.filters["svg"] = Markup  # made by svg.py, which serialises an XML tree
+    return found
 
 
 def prose(text: str) -> str:

@@ -51,12 +51,13 @@ def render_markdown(report: Report) -> str:
         tables.environment,
         tables.method,
     ):
-        blocks += _section(build(report))
+        blocks += section(build(report))
     blocks += ["## Raw data", "Every raw sample is in `report.json`, next to this file."]
     return "\n\n".join(blocks) + "\n"
 
 
-def _section(table: Table) -> list[str]:
+def section(table: Table) -> list[str]:
+    """A table under its title, with its footnotes and remarks, as blocks of text."""
     blocks = [f"## {escape(table.title)}"]
     if not table.rows:
         return [*blocks, escape(f"None: {table.absent}.")]

@@ -8,10 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastmodel.errors import FastmodelError, InputError
+from fastmodel.harness.workloads.cifar_resnet import CifarResnet
 from fastmodel.harness.workloads.mnist_cnn import MnistCnn
 from fastmodel.harness.workloads.protocol import Options, Split, Workload, missing_members
+from fastmodel.harness.workloads.recsys import Recsys
 
-WORKLOADS: dict[str, Callable[[Options], Workload]] = {"mnist-cnn": MnistCnn}
+WORKLOADS: dict[str, type[MnistCnn] | type[CifarResnet] | type[Recsys]] = {
+    "mnist-cnn": MnistCnn,
+    "cifar-resnet": CifarResnet,
+    "recsys": Recsys,
+}
 
 
 def make(name: str, options: Options) -> Workload:
