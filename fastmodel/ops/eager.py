@@ -61,7 +61,7 @@ def forward(
     def call(*args):
         leading = args[:tensors]
         if not _is_plain(leading):
-            if _wants_tangents():
+            if _wants_tangents() or _is_exporting():
                 return _run_differentiable_forwards(name, args)
             return target(*args)
         if torch.is_grad_enabled():
@@ -101,6 +101,11 @@ def _tensor_count(target: torch._ops.OpOverload) -> int:
 def _wants_tangents() -> bool:
     """Is a forward-mode derivative (`torch.func.jvp`, `torch.autograd.forward_ad`) under way?"""
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
+
+
+def _is_exporting() -> bool:
+    """Is this call for a program that is to run where fastmodel is not, of PyTorch's own ops alone?"""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def _run_differentiable_forwards(name: str, args: tuple):

@@ -211,7 +211,7 @@ def captured_class(base: type[nn.Module]) -> type[nn.Module]:
     def forward(self, *args, **kwargs):
         entry = self.__dict__.get(ENTRY)
         # An exported program is to hold PyTorch's own ops alone.
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             return base.forward(self, *args, **kwargs)
         if entry is None:
             return run(self, args, kwargs)
