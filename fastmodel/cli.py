@@ -16,6 +16,7 @@ import pydantic
 
 from fastmodel import env
 from fastmodel.commands.bench import bench
+from fastmodel.commands.optimize import optimize
 from fastmodel.commands.report import report
 from fastmodel.commands.shared import console, json_option
 from fastmodel.errors import FastmodelError, GateError
@@ -61,6 +62,7 @@ def kernels(as_json: bool) -> None:
 
 cli.add_command(bench)
 cli.add_command(report)
+cli.add_command(optimize)
 
 
 @cli.command()

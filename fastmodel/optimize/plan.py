@@ -106,7 +106,11 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; `load` reads it, `fm.optimize(..., plan=path)` applies it."""
-        Path(path).write_bytes(_adapter().dump_json(self, indent=2) + b"\n")
+        Path(path).write_text(self.to_json() + "\n")
+
+    def to_json(self) -> str:
+        """The plan as JSON, as `save` writes it."""
+        return _adapter().dump_json(self, indent=2).decode()
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
