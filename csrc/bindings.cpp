@@ -10,6 +10,7 @@ void bind_conv_relu(pybind11::module_& module);
 void bind_conv_relu_maxpool(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
 void bind_grad_norm(pybind11::module_& module);
+void bind_linear(pybind11::module_& module);
 void bind_linear_gelu(pybind11::module_& module);
 void bind_linear_relu(pybind11::module_& module);
 void bind_linear_relu_dropout(pybind11::module_& module);
@@ -19,6 +20,7 @@ void bind_linear_tanh(pybind11::module_& module);
 void bind_mse_loss(pybind11::module_& module);
 void bind_sgd(pybind11::module_& module);
 void bind_tensor_table(pybind11::module_& module);
+void bind_transpose(pybind11::module_& module);
 #if defined(FASTMODEL_SANITIZE)
 void bind_planted(pybind11::module_& module);
 #endif
@@ -34,6 +36,7 @@ PYBIND11_MODULE(_C, module) {
   fastmodel::bind_conv_relu_maxpool(module);
   fastmodel::bind_cross_entropy(module);
   fastmodel::bind_grad_norm(module);
+  fastmodel::bind_linear(module);
   fastmodel::bind_linear_gelu(module);
   fastmodel::bind_linear_relu(module);
   fastmodel::bind_linear_relu_dropout(module);
@@ -42,6 +45,7 @@ PYBIND11_MODULE(_C, module) {
   fastmodel::bind_linear_tanh(module);
   fastmodel::bind_mse_loss(module);
   fastmodel::bind_sgd(module);
+  fastmodel::bind_transpose(module);
 #if defined(FASTMODEL_SANITIZE)
   fastmodel::bind_planted(module);
 #endif

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import hashlib
 import importlib
 import os
 import platform
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import torch
@@ -50,10 +54,26 @@ def native() -> ModuleType:
     Raises:
         BuildError: it is not built, or FASTMODEL_CPU_CAPABILITY names what this machine lacks.
     """
+    stand_in = _stand_in.get()
+    if stand_in is not None:
+        return stand_in
     module, reason = _load_native()
     if module is None:
         raise BuildError(reason)
     return module
+
+
+_stand_in: contextvars.ContextVar[Any] = contextvars.ContextVar("native", default=None)
+
+
+@contextlib.contextmanager
+def native_through(stand_in: Any) -> Iterator[None]:
+    """Let `native` answer with an object that passes calls on to the extension."""
+    token = _stand_in.set(stand_in)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
 
 
 def native_missing() -> str | None:

@@ -13,7 +13,10 @@ FastmodelError
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class FastmodelError(Exception):

@@ -10,6 +10,7 @@ from fastmodel.ops.linear_sigmoid import LinearSigmoid
 from fastmodel.ops.linear_silu import LinearSiLU
 from fastmodel.ops.linear_tanh import LinearTanh
 from fastmodel.ops.mse_loss import MSELoss
+from fastmodel.ops.sequential import Sequential
 
 __all__ = [
     "ConvReLU2d",
@@ -22,4 +23,5 @@ __all__ = [
     "LinearSigmoid",
     "LinearTanh",
     "MSELoss",
+    "Sequential",
 ]

@@ -3,7 +3,9 @@
 // Behind a ReLU and a max-pool at most one pixel of a window has a gradient, so the sums run over
 // lists of live (pixel, gradient) pairs instead of over all pixels:
 //   grad_weight[k][patch] += g * x[pixel + patch]   a list per channel, the filter in registers
-//   grad_x[pixel + patch] += g * weight[k][patch]   a list per pixel, the patch in registers
+//   grad_x[pixel + patch] += g * weight[k][patch]   a list per pixel, the patch in registers; or,
+//                                                   where an image fits L1, the same list per
+//                                                   channel, the filter in registers
 // A masked gradient contributes nothing, also where x is infinite (a dense product makes a NaN).
 //
 // FLOPs: 2 * live * C * R * S for each gradient that is wanted. One FMA per load from L1 or L2.
@@ -71,6 +73,38 @@ void live_tile(const LivePair* pairs, int64_t count, const float* source, const 
   }
 }
 
+// to[offset + run r + v vectors] += grad * from[run r + v vectors] for each pair: one load and one
+// store for an FMA. kIsWhole: all vectors have all lanes (a masked store could not be forwarded to
+// the next pair's load).
+template <int kRuns, int kVecs, bool kIsWhole>
+void scatter_tile(const LivePair* pairs, int64_t count, const float* from, const int64_t* from_run,
+                  float* to, const int64_t* to_run, int lanes) {
+  constexpr int kLast = kIsWhole ? kVecs : kVecs - 1;
+  Vec w[kRuns][kVecs];
+  FASTMODEL_UNROLL
+  for (int r = 0; r < kRuns; ++r) {
+    FASTMODEL_UNROLL
+    for (int v = 0; v < kLast; ++v) w[r][v] = load(from + from_run[r] + v * kLanes);
+    if constexpr (!kIsWhole) {
+      w[r][kLast] = load_first(from + from_run[r] + kLast * kLanes, lanes);
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const Vec g = broadcast(pairs[i].grad);
+    float* at = to + pairs[i].offset;
+    FASTMODEL_UNROLL
+    for (int r = 0; r < kRuns; ++r) {
+      float* run = at + to_run[r];
+      FASTMODEL_UNROLL
+      for (int v = 0; v < kLast; ++v) store(run + v * kLanes, load(run + v * kLanes) + g * w[r][v]);
+      if constexpr (!kIsWhole) {
+        float* last = run + kLast * kLanes;
+        store_first(last, load_first(last, lanes) + g * w[r][kLast], lanes);
+      }
+    }
+  }
+}
+
 // Covers a patch with tiles: calls body(runs, vectors, run, element, lanes), the first two as
 // compile-time constants, for the tile at that run and element whose last vector has that many
 // lanes.
@@ -127,6 +161,8 @@ class LiveGradients {
         grad_weight_(grad_weight),
         grad_bias_(grad_bias),
         by_taps_(grad_weight != nullptr && runs_.length < kLanes / 2),
+        is_small_(shape.padded_h() * shape.padded_w() * shape.c * 4 <= kImageBytesInL1),
+        scatters_(packed_weight != nullptr && !by_taps_ && is_small_),
         is_narrow_(shape.k * shape.patch() * 4 > kFilterBytesInL1),
         chunk_(is_narrow_ ? kNarrowChunk : std::max<int64_t>(1, shape.k)) {
     for (int64_t r = 0; r < runs_.count; ++r) packed_run_.push_back(r * runs_.length);
@@ -134,15 +170,18 @@ class LiveGradients {
       window_offset_.push_back(pixel_offset(shape, j / shape.pool_s, j % shape.pool_s));
     }
     window_offset_.push_back(0);  // of a dead window, whose pair is never read
+    for (size_t j = 0; j < window_offset_.size() && j < kLanes; ++j) {
+      lane_window_[j] = static_cast<int32_t>(window_offset_[j]);
+    }
     band_rows_ = band_rows(shape);
     const int64_t row_pairs = std::max<int64_t>(1, shape.k * shape.pq);
     // Room for all, so that nothing is allocated within the parallel region; left unwritten, so
     // that the thread that uses it is the first to touch it.
-    if (grad_weight != nullptr && !by_taps_) {
+    if (scatters_ || (grad_weight != nullptr && !by_taps_)) {
       channel_pairs_.reset(new LivePair[band_rows_ * row_pairs]);
       channel_count_.resize(shape.k);
     }
-    if (packed_weight != nullptr) {
+    if (packed_weight != nullptr && !scatters_) {
       band_pairs_.reset(new LivePair[band_rows_ * row_pairs + kLanes]);
       for (int i = 0; i < kLanes; ++i) {
         lane_[i] = i;
@@ -179,6 +218,9 @@ class LiveGradients {
     }
   }
 
+  // The next image to come and its gradient, or null, to be fetched while this one is summed.
+  void announce(const float* image, const float* grad_x) { next_ = {image, grad_x}; }
+
   // As add, of rows [row, end), at most band_rows, whose planes begin at `row`.
   template <typename T>
   void add_band(int64_t row, int64_t end, const float* image, const T* grad, const uint8_t* slot,
@@ -208,6 +250,9 @@ class LiveGradients {
   // Filters beyond this are walked in narrow tiles; an L1 of 32 KiB holds the rest of the working
   // set too.
   static constexpr int64_t kFilterBytesInL1 = 24 * 1024;
+  // The image's gradient, which a scattered sum walks once for every channel. Against lists per
+  // pixel, 32 to 64 channels at 13 x 13, batch 64: @@ (benchmarks/results/).
+  static constexpr int64_t kImageBytesInL1 = 32 * 1024;
   // So many channels at a time, in whole vectors, whose part of a narrow tile fits.
   static constexpr int64_t kNarrowChunk =
       kFilterBytesInL1 / (kTileRuns * kHalfTileVecs * kLanes * 4) / kLanes * kLanes;
@@ -230,15 +275,15 @@ class LiveGradients {
         const int64_t pixel = ((p - row) * shape_.pq + q) * shape_.k;
         const int64_t base =
             pixel_offset(shape_, p * shape_.pool_stride_h, q * shape_.pool_stride_w);
-        if (wants_weight && shape_.window() == 1) {
+        if ((wants_weight || scatters_) && shape_.window() == 1) {
           list_live_channels(grad + pixel, slot + pixel, base, capacity);
-        } else if (wants_weight) {
+        } else if (wants_weight || scatters_) {
           list_by_channel(grad + pixel, slot + pixel, base, capacity);
         }
-        if (grad_x != nullptr) list_by_pixel(grad + pixel, slot + pixel, base);
+        if (grad_x != nullptr && !scatters_) list_by_pixel(grad + pixel, slot + pixel, base);
       }
     }
-    if (grad_x != nullptr) add_grad_x(grad_x);
+    if (grad_x != nullptr) scatters_ ? scatter_grad_x(grad_x, capacity) : add_grad_x(grad_x);
     if (wants_weight) add_grad_weight(image, capacity);
   }
 
@@ -255,8 +300,34 @@ class LiveGradients {
     });
   }
 
+  // Channel by channel, so that a filter is fetched once for all its pixels of the band.
+  void scatter_grad_x(float* grad_x, int64_t capacity) {
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      fetch_next(next_.grad_x, k);
+      const LivePair* pairs = &channel_pairs_[k * capacity];
+      const float* filter = packed_weight_ + filter_offset(k);
+      for_each_tile(runs_, false, [&](auto runs, auto vecs, int64_t r, int64_t e, int lanes) {
+        const auto tile = lanes == kLanes ? scatter_tile<runs(), vecs(), true>
+                                          : scatter_tile<runs(), vecs(), false>;
+        tile(pairs, channel_count_[k], filter + e, &packed_run_[r], grad_x + e, &runs_.offset[r],
+             lanes);
+      });
+    }
+  }
+
+  // Channel k's share of the next small image, whose lines would come one by one from L3, each as
+  // it is wanted; into L2, for L1 is full.
+  void fetch_next(const float* image, int64_t k) const {
+    if (image == nullptr || !is_small_) return;
+    const int64_t lines = shape_.padded_h() * shape_.padded_w() * shape_.c / 16;
+    for (int64_t i = lines * k / shape_.k; i < lines * (k + 1) / shape_.k; ++i) {
+      __builtin_prefetch(image + i * 16, 0, 2);
+    }
+  }
+
   void add_grad_weight(const float* image, int64_t capacity) {
     for (int64_t k = 0; k < shape_.k; ++k) {
+      fetch_next(next_.image, k);
       if (channel_count_[k] == 0) continue;
       for_each_tile(runs_, false, [&](auto runs, auto vecs, int64_t r, int64_t e, int lanes) {
         live_tile<runs(), vecs()>(&channel_pairs_[k * capacity], channel_count_[k], image + e,
@@ -266,11 +337,26 @@ class LiveGradients {
     }
   }
 
-  // Appends without a branch: a dead pair is overwritten by the next one.
+  // Appends without a branch: a dead pair is overwritten by the next one. Small windows: the pairs
+  // of a vector of channels are made together, then each is moved to its list.
   template <typename T>
   void list_by_channel(const T* g, const uint8_t* s, int64_t base, int64_t capacity) {
     const uint8_t dead = static_cast<uint8_t>(shape_.window());
-    for (int64_t k = 0; k < shape_.k; ++k) {
+    int64_t k = 0;
+    for (; dead < kLanes && k + kLanes <= shape_.k; k += kLanes) {
+      const IVec slot = load_bytes(s + k, kLanes);
+      LivePair pairs[kLanes];
+      interleave_pairs(pairs, look_up(lane_window_, slot) + static_cast<int32_t>(base),
+                       load(g + k));
+      int32_t* count = &channel_count_[k];
+      FASTMODEL_UNROLL
+      for (int i = 0; i < kLanes; ++i) channel_pairs_[(k + i) * capacity + count[i]] = pairs[i];
+      IVec counts;
+      std::memcpy(&counts, count, sizeof(counts));
+      counts -= slot != static_cast<int32_t>(dead);  // a comparison is -1 where it holds
+      std::memcpy(count, &counts, sizeof(counts));
+    }
+    for (; k < shape_.k; ++k) {
       const int32_t count = channel_count_[k];
       channel_pairs_[k * capacity + count] = {static_cast<int32_t>(base + window_offset_[s[k]]),
                                               to_float(g[k])};
@@ -405,13 +491,17 @@ class LiveGradients {
   const float* packed_weight_;  // as pack_patches
   float* grad_weight_;          // [K][run][element], this thread's own; null if not wanted
   float* grad_bias_;            // [K], this thread's own; null if not wanted
-  bool by_taps_, is_narrow_;
+  bool by_taps_, is_small_, scatters_, is_narrow_;
   int64_t chunk_;  // channels whose filters are walked together for grad_x
   int64_t band_rows_;
   std::vector<int64_t> packed_run_, window_offset_, tap_offset_;
   std::unique_ptr<LivePair[]> channel_pairs_, band_pairs_;
   int64_t band_count_ = 0;
-  IVec lane_ = {}, lane_filter_ = {};  // of each lane: its number, and the offset of its filter
+  struct {
+    const float *image, *grad_x;
+  } next_ = {nullptr, nullptr};
+  // Of each lane: its number, the offset of its filter, and that of the window's pixel so numbered.
+  IVec lane_ = {}, lane_filter_ = {}, lane_window_ = {};
   std::vector<std::vector<PixelList>> pixel_lists_;  // of each chunk
   std::vector<int32_t> channel_count_;
   std::vector<float> tap_sums_;  // [tap][K filled up]
@@ -478,6 +568,9 @@ void conv_gradients(const T* x, const Strides& x_stride, const T* weight,
     for (int64_t n = begin; n < end; ++n) {
       const float* image = reader.read(n, 0, shape.padded_h(), own_x);
       float* grad_x = writer.is_wanted() ? writer.begin(n, own_grad_x) : nullptr;
+      const bool is_last = n + 1 == end;
+      gradients[thread].announce(is_last ? nullptr : reader.direct(n + 1),
+                                 is_last ? nullptr : writer.direct(n + 1));
       add_image(n, thread, image, grad_x, &gradients[thread]);
       if (grad_x != nullptr) writer.finish(n, grad_x);
     }

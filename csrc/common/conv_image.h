@@ -58,12 +58,18 @@ class ImageReader {
     return is_direct_ ? 0 : shape_.padded_h() * shape_.padded_w() * shape_.c;
   }
 
+  // The padded image n where x holds it as it is, else null.
+  const float* direct(int64_t n) const {
+    if constexpr (std::is_same<T, float>::value) {
+      if (is_direct_) return x_ + n * stride_.d0;
+    }
+    return nullptr;
+  }
+
   // The padded image n; of it, rows [begin, end) are valid.
   const float* read(int64_t n, int64_t begin, int64_t end, float* scratch) const {
+    if (is_direct_) return direct(n);
     const T* image = x_ + n * stride_.d0;
-    if constexpr (std::is_same<T, float>::value) {
-      if (is_direct_) return image;
-    }
     const int64_t c = shape_.c, row = shape_.padded_w() * c;
     for (int64_t y = begin; y < end; ++y) {
       float* to = scratch + y * row;
@@ -111,13 +117,16 @@ class ImageWriter {
     return !is_wanted() || is_direct_ ? 0 : shape_.padded_h() * shape_.padded_w() * shape_.c;
   }
 
-  // The padded image n as it is.
-  float* target(int64_t n, float* scratch) const {
+  // The padded image n where x holds it as it is, else null.
+  float* direct(int64_t n) const {
     if constexpr (std::is_same<T, float>::value) {
-      if (is_direct_) return x_ + n * stride_.d0;
+      if (is_direct_ && is_wanted()) return x_ + n * stride_.d0;
     }
-    return scratch;
+    return nullptr;
   }
+
+  // The padded image n as it is.
+  float* target(int64_t n, float* scratch) const { return is_direct_ ? direct(n) : scratch; }
 
   float* begin(int64_t n, float* scratch) const {
     float* image = target(n, scratch);

@@ -168,6 +168,37 @@ FASTMODEL_INLINE int compress_pairs(void* to, IVec index, Vec value, IVec keep) 
 #endif
 }
 
+// table[index] of each lane, an index below kLanes.
+FASTMODEL_INLINE IVec look_up(IVec table, IVec index) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<IVec>(_mm512_maskz_permutexvar_epi32(
+      0xFFFF, reinterpret_cast<__m512i>(index), reinterpret_cast<__m512i>(table)));
+#else
+  IVec found = {};
+  for (int i = 0; i < kLanes; ++i) found[i] = table[index[i]];
+  return found;
+#endif
+}
+
+// Writes (index, value) of every lane, one after the other.
+FASTMODEL_INLINE void interleave_pairs(void* to, IVec index, Vec value) {
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  const __m512i i = reinterpret_cast<__m512i>(index), v = reinterpret_cast<__m512i>(value);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi32(i, low, v));
+  _mm512_storeu_si512(static_cast<char*>(to) + 64, _mm512_permutex2var_epi32(i, high, v));
+#else
+  int32_t pairs[2 * kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    const float lane = value[i];
+    pairs[2 * i] = index[i];
+    std::memcpy(&pairs[2 * i + 1], &lane, sizeof(lane));
+  }
+  std::memcpy(to, pairs, sizeof(pairs));
+#endif
+}
+
 // The first n integers as bytes.
 FASTMODEL_INLINE void store_bytes(uint8_t* p, IVec v, int n) {
 #if defined(FASTMODEL_HAS_MASKS)
@@ -188,6 +219,20 @@ FASTMODEL_INLINE void store_first<float>(float* p, Vec v, int n) {
   _mm512_mask_storeu_ps(p, (1u << n) - 1, reinterpret_cast<__m512>(v));
 }
 #endif
+
+// Is there a lane in which a or b is NaN?
+FASTMODEL_INLINE bool any_unordered(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_UNORD_Q) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_UNORD_Q)) != 0;
+#else
+  const IVec is_nan = (a != a) | (b != b);
+  int32_t any = 0;
+  for (int i = 0; i < kLanes; ++i) any |= is_nan[i];
+  return any != 0;
+#endif
+}
 
 // ReLU as PyTorch has it: NaN stays NaN.
 FASTMODEL_INLINE Vec relu(Vec v) { return v <= 0.0f ? Vec{} : v; }

@@ -11,6 +11,10 @@
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
+template <int kVecs>
+struct WindowMax;
+WindowMax<1> first_of_any(Vec a, Vec b, Vec c, Vec d);
+
 // The window's maximum so far and where it was seen.
 template <int kVecs>
 struct WindowMax {
@@ -23,6 +27,10 @@ struct WindowMax {
 
   template <int kPixels>
   FASTMODEL_INLINE void take(const Vec (&acc)[kPixels][kVecs], int64_t first) {
+    if constexpr (kPixels == 4) {
+      if (first == 0) return take_first(acc);
+    }
+    FASTMODEL_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       for (int i = 0; i < kPixels; ++i) {
         const IVec here = IVec{} + static_cast<int32_t>(first + i);
@@ -33,12 +41,42 @@ struct WindowMax {
     }
   }
 
+  // A window's first four pixels, in two rounds of a knock-out: half the comparisons in a row. A
+  // NaN, which would have to win whatever it meets, sends the vector the long way.
+  FASTMODEL_INLINE void take_first(const Vec (&acc)[4][kVecs]) {
+    FASTMODEL_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      const Vec a = acc[0][v], b = acc[1][v], c = acc[2][v], d = acc[3][v];
+      if (any_unordered(a, b) || any_unordered(c, d)) {
+        const WindowMax<1> best = first_of_any(a, b, c, d);
+        value[v] = best.value[0], position[v] = best.position[0];
+        continue;
+      }
+      const IVec right = b > a, right_below = d > c;
+      const Vec top = right ? b : a, bottom = right_below ? d : c;
+      const IVec is_below = bottom > top;
+      value[v] = is_below ? bottom : top;
+      // A comparison is -1 where it holds.
+      position[v] = is_below ? 2 - right_below : -right;
+    }
+  }
+
   template <typename T>
   FASTMODEL_INLINE void write(int v, int32_t dead, T* out, uint8_t* argmax, int lanes) const {
     store_first(out, relu(value[v]), lanes);
     store_bytes(argmax, value[v] <= 0.0f ? IVec{} + dead : position[v], lanes);
   }
 };
+
+// As take, for values with NaN among them; apart, to be out of the way of the loops.
+__attribute__((noinline)) inline WindowMax<1> first_of_any(Vec a, Vec b, Vec c, Vec d) {
+  WindowMax<1> best;
+  best.take<1>({{a}}, 0);
+  best.take<1>({{b}}, 1);
+  best.take<1>({{c}}, 2);
+  best.take<1>({{d}}, 3);
+  return best;
+}
 
 // Pools one row: out and argmax (PQ, K) of pooled row pp. row(p) is row p of the convolution's
 // output, Q pixels `stride` elements apart.

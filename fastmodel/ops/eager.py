@@ -8,8 +8,12 @@ transform, autocast, profiler or tensor subclass), the kernel is chosen and call
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,6 +51,8 @@ def forward(
         setup_context(ctx, args, output)
         return output
 
+    record = functools.partial(_record, name, target, setup_context, derivative)
+
     def run_backward(ctx, *grads):
         found = derivative(ctx, *grads)
         return found if len(found) == tensors else (*found[:tensors], None)
@@ -59,8 +65,11 @@ def forward(
     apply = super(torch.autograd.Function, direct).apply
 
     def call(*args):
+        tape = _active_tape()
+        if tape is not None:
+            return record(tape, args)
         leading = args[:tensors]
-        if not _is_plain(leading):
+        if not is_plain(leading):
             if _wants_tangents() or _is_exporting():
                 return _run_differentiable_forwards(name, args)
             return target(*args)
@@ -74,20 +83,100 @@ def forward(
     return call
 
 
+@dataclass
+class Call:
+    """One call of an op that left its derivative to the one who taped it."""
+
+    target: Callable
+    """The op, differentiable."""
+    args: tuple
+    """As the op was called."""
+    output: Any
+    context: Context
+    derivative: Callable
+    """(context, gradient of each output) to the gradient of each argument."""
+
+
+class Context:
+    """What an op's `setup_context` and derivative see in the place of autograd's own context."""
+
+    saved_tensors: Sequence = ()
+    needs_input_grad: Sequence[bool] = ()
+
+    def restored(self, saved_tensors: Sequence, needs_input_grad: Sequence[bool]) -> Context:
+        """A copy for one backward pass."""
+        copy = Context()
+        vars(copy).update(vars(self))
+        copy.saved_tensors, copy.needs_input_grad = saved_tensors, needs_input_grad
+        return copy
+
+    def save_for_backward(self, *tensors) -> None:
+        self.saved_tensors = tensors
+
+    def mark_non_differentiable(self, *tensors) -> None:
+        pass
+
+    def set_materialize_grads(self, value: bool) -> None:
+        pass
+
+
+# The calls of the node of a whole chain that is being run (ops/chain.py); None outside of any.
+_tape: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar("tape", default=None)
+
+
+@contextlib.contextmanager
+def taped() -> Iterator[list[Call]]:
+    """Run fused ops without autograd and list the forward calls; the caller has seen that all is plain."""
+    calls: list[Call] = []
+    token = _tape.set(calls)
+    try:
+        yield calls
+    finally:
+        _tape.reset(token)
+
+
+def wants_derivative() -> bool:
+    """Will somebody ask for the derivative of an op called now?"""
+    return torch.is_grad_enabled() or _active_tape() is not None
+
+
+def _active_tape() -> list[Call] | None:
+    return None if torch.compiler.is_compiling() else _tape.get()
+
+
+def _record(
+    name: str,
+    target: torch._ops.OpOverload,
+    setup_context: Callable,
+    derivative: Callable,
+    tape: list[Call],
+    args: tuple,
+):
+    output = dispatch.run(name, "forward", *args)
+    context = Context()
+    setup_context(context, args, output)
+    tape.append(Call(target, args, output, context, derivative))
+    return output
+
+
 def backward(target: torch._ops.OpOverload) -> Callable:
     """A callable that answers as the backward op `target` does; the op itself where a graph is wanted."""
     name = target.name().removeprefix("fastmodel::").removesuffix("_backward")
     tensors = _tensor_count(target)
 
     def call(*args):
-        if torch.is_grad_enabled() or not _is_plain(args[:tensors]):
-            return target(*args)
-        # Of a backward's tensors, only the incoming gradient can be many (`is_grads_batched`).
-        if _is_legacy_batchedtensor(args[0]):
+        if _active_tape() is not None:
+            return dispatch.run(name, "backward", *args)
+        if torch.is_grad_enabled() or not is_plain(args[:tensors]) or is_batched(args[0]):
             return target(*args)
         return dispatch.run(name, "backward", *args)
 
     return call
+
+
+def is_batched(grad: Tensor) -> bool:
+    """Is an incoming gradient many (`is_grads_batched`)? Of a backward's tensors, only it can be."""
+    return _is_legacy_batchedtensor(grad)
 
 
 def _tensor_count(target: torch._ops.OpOverload) -> int:
@@ -119,7 +208,7 @@ def _run_differentiable_forwards(name: str, args: tuple):
         return dispatch.run(name, "forward", *args)
 
 
-def _is_plain(tensors: tuple) -> bool:
+def is_plain(tensors: tuple) -> bool:
     """Is there nothing between this call and its kernel that PyTorch's dispatcher would have to see?"""
     if (
         torch.compiler.is_compiling()

@@ -115,4 +115,4 @@ def from_pre(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
         return (*(value if want else None for value, want in zip(sums, wanted, strict=True)), None)
 
     call = _finish(forward, setup_context, derivative)
-    return lambda x, weight, bias: call(x, weight, bias, torch.is_grad_enabled())[0]
+    return lambda x, weight, bias: call(x, weight, bias, eager.wants_derivative())[0]

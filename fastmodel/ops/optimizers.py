@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fastmodel import env
 from fastmodel.errors import InputError
@@ -79,12 +81,34 @@ class FusedStep(torch.optim.Optimizer):
         """
         if torch.compiler.is_compiling():
             return self._step_outside_graph(closure)
+        if _profiler_enabled() or self._has_step_hooks():
+            return _observed_step(self, closure)
         return self._step(closure)
+
+    # PyTorch wraps `step` of every optimizer in profiling and hooks unless it is marked: they cost as much
+    # as a small model's step, so `step` goes through them itself where somebody is there to see.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _has_step_hooks(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+        )
 
     @torch._disable_dynamo
     def _step_outside_graph(self, closure: Callable[[], Any] | None) -> Any:
         """Tracers see no addresses: a compiled loop leaves its graph for the step."""
-        return self._step(closure)
+        return _observed_step(self, closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of all parameters, as `torch.optim.Optimizer.zero_grad`."""
+        if not set_to_none or torch.compiler.is_compiling() or _profiler_enabled():
+            return super().zero_grad(set_to_none)
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.grad = None
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
@@ -216,6 +240,9 @@ class FusedStep(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("max_grad_norm", None)
+
+
+_observed_step = torch.optim.Optimizer.profile_hook_step(FusedStep._step)
 
 
 def checked_max_grad_norm(op: str, value: float | None) -> float | None:

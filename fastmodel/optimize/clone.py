@@ -14,7 +14,7 @@ from torch.nn.modules.module import _WrappedHook
 
 from fastmodel.optimize.forward import uncaptured
 from fastmodel.optimize.plan import ATTRIBUTE
-from fastmodel.optimize.swapped_out import PLAIN
+from fastmodel.optimize.swapped_out import CHAINED, PLAIN
 
 _CONTAINERS = (list, tuple, dict, collections.OrderedDict, collections.defaultdict, set)
 
@@ -54,7 +54,9 @@ class _Cloner:
 
     def _fill(self, source: nn.Module, target: nn.Module) -> None:
         for name, value in vars(source).items():
-            if name != PLAIN and (name == ATTRIBUTE or name.startswith("_fastmodel_")):
+            if name not in (PLAIN, CHAINED) and (
+                name == ATTRIBUTE or name.startswith("_fastmodel_")
+            ):
                 continue
             if name == "_compiled_call_impl":  # what `compile()` made holds for the original alone
                 value = None

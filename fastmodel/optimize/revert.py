@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from fastmodel.errors import InputError
+from fastmodel.ops.sequential import PLANS
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.patterns import is_fused
 from fastmodel.optimize.plan import plan_of
-from fastmodel.optimize.swapped_out import PLAIN, restored
+from fastmodel.optimize.swapped_out import CHAINED, PLAIN, restored
 
 
 def revert(model: nn.Module) -> nn.Module:
@@ -36,4 +37,7 @@ def revert(model: nn.Module) -> nn.Module:
             # What somebody has put there since stays.
             if current is not None and (is_fused(current) or type(current) is nn.Identity):
                 container._modules[key] = restored(bare, current)
+        if container.__dict__.pop(CHAINED, False):
+            container.__dict__.pop(PLANS, None)
+            container.__class__ = nn.Sequential
     return plain

@@ -1,7 +1,8 @@
 """Places in nn.Sequential: neighbours are matched, and swapped in the tree.
 
 The fused module takes the first one's key; the ReLU and pool that it absorbs become nn.Identity under
-theirs, so that names, indexes, slices and state_dict keys stay.
+theirs, so that names, indexes, slices and state_dict keys stay. A plain nn.Sequential becomes
+fm.nn.Sequential, which runs fused neighbours as one node of the graph.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fastmodel import nn as fm_nn
 from fastmodel.optimize import patterns
-from fastmodel.optimize.swapped_out import PLAIN, bare_copy
+from fastmodel.optimize.swapped_out import CHAINED, PLAIN, bare_copy
 from fastmodel.optimize.trial import Observation
 
 
@@ -33,11 +35,15 @@ class SequentialPlace:
         for key in absorbed:
             training = container.get_submodule(key).training
             container._modules[key] = nn.Identity().train(training)
+        if type(container) is nn.Sequential:
+            container.__class__ = fm_nn.Sequential
+            container.__dict__[CHAINED] = True
 
 
 def is_sequence(module: nn.Module) -> bool:
     """Does this container call its children one after the other, and nothing else?"""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    forwards = (nn.Sequential.forward, fm_nn.Sequential.forward)
+    return isinstance(module, nn.Sequential) and type(module).forward in forwards
 
 
 def _chain_from(container: nn.Module, key: str) -> tuple[list[str], list[patterns.Step]]:

@@ -7,6 +7,9 @@ from torch import nn
 PLAIN = "_fastmodel_plain"
 """Where a container keeps the modules that were swapped out, without their Parameters: key to module."""
 
+CHAINED = "_fastmodel_chained"
+"""Set on a container that was a plain nn.Sequential."""
+
 _HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",

@@ -106,7 +106,7 @@ class TestUse:
 def test_a_sequential_stays_one(x):
     plain = zoo.lenet()
     fused = by_rule(plain, x)
-    assert type(fused) is nn.Sequential and len(fused) == len(plain)
+    assert type(fused) is fm.nn.Sequential and len(fused) == len(plain)
     assert [type(m).__name__ for m in fused[:4]] == [zoo.POOLED, "Identity", "Identity", zoo.CONV]
     assert fused[0].weight is plain[0].weight and isinstance(fused[0], nn.Conv2d)
     assert fm.plan_of(fused).capture == "sequential"

@@ -182,7 +182,7 @@ def _is_for_one_pass(x: Tensor, target: Tensor, weight: Tensor | None, *options)
         and torch.is_grad_enabled()
         and not target.requires_grad
         and (weight is None or not weight.requires_grad)
-        and eager._is_plain((x, target, weight))
+        and eager.is_plain((x, target, weight))
         and not eager._wants_tangents()
     )
 
