@@ -1,5 +1,9 @@
 """fastmodel: fused kernels, measured selection and an honest harness for PyTorch training."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fastmodel import errors, functional, nn, optim
 from fastmodel.env import VERSION as __version__
 from fastmodel.ops.dispatch import use_backend
@@ -19,6 +23,19 @@ __all__ = [
     "optimize",
     "optimize_step",
     "plan_of",
+    "profile",
     "revert",
     "use_backend",
 ]
+
+if TYPE_CHECKING:
+    from fastmodel.harness.profile_job import profile
+else:
+
+    def __getattr__(name: str):
+        # The harness stands above this module, and takes a second to import: only who asks for it waits.
+        if name == "profile":
+            import importlib
+
+            return importlib.import_module("fastmodel.harness.profile_job").profile
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

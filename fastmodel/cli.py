@@ -1,7 +1,8 @@
 """The command line: arguments in, harness calls, exit codes; nothing else.
 
 Exit codes: 0 done; 1 slower than `compare --fail-below` allows; 2 bad arguments or data, said in one
-line; 3 the correctness gate failed; 130 interrupted.
+line; 3 the correctness gate failed; 130 interrupted. `profile` hands on the exit code of the
+script that it ran.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pydantic
 from fastmodel import env
 from fastmodel.commands.bench import bench
 from fastmodel.commands.optimize import optimize
+from fastmodel.commands.profile import profile
 from fastmodel.commands.report import report
 from fastmodel.commands.shared import console, json_option
 from fastmodel.errors import FastmodelError, GateError
@@ -62,6 +64,7 @@ def kernels(as_json: bool) -> None:
 
 cli.add_command(bench)
 cli.add_command(report)
+cli.add_command(profile)
 cli.add_command(optimize)
 
 
@@ -97,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        cli.main(typed, prog_name="fastmodel", standalone_mode=False, obj=typed)
+        code = cli.main(typed, prog_name="fastmodel", standalone_mode=False, obj=typed)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return EXIT_BAD_ARGUMENTS
@@ -113,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(EXIT_BAD_ARGUMENTS, str(error))
     except (click.Abort, KeyboardInterrupt):
         return _fail(EXIT_INTERRUPTED, "interrupted; what was measured is in the report")
-    return 0
+    return code or 0
 
 
 def _fail(code: int, message: str) -> int:

@@ -13,7 +13,7 @@ FACES = [fm, fm.nn, fm.functional, fm.optim, fm.errors]
 NAMES = {
     fm: {
         *("Plan", "__version__", "errors", "functional", "kernels", "nn", "optim", "optimize"),
-        *("optimize_step", "plan_of", "revert", "use_backend"),
+        *("optimize_step", "plan_of", "profile", "revert", "use_backend"),
     },
     fm.nn: {
         "ConvReLU2d",

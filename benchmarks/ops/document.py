@@ -1,4 +1,4 @@
-"""docs/kernels.md and the tables of README.md, written from the committed results: `make docs`.
+"""docs/kernels.md, the README's tables and the profiler's gains, from the committed results: `make docs`.
 
 Nothing here measures; a test keeps the committed documents the same as what this writes.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import gains
 import results
 from arms import AUTO
 
@@ -185,3 +186,4 @@ def _row(*cells: str) -> str:
 if __name__ == "__main__":
     KERNELS.write_text(kernels_document(), encoding="utf-8")
     README.write_text(readme_document(README.read_text(encoding="utf-8")), encoding="utf-8")
+    gains.GAINS.write_text(gains.gains_text(RESULTS), encoding="utf-8")
