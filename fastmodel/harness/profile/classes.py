@@ -61,7 +61,7 @@ def innermost(spans: Iterable[Span]) -> list[Span]:
     """The spans of one thread cut so that at each moment the innermost (latest begun) one remains."""
     pieces: list[Span] = []
     stack: list[Span] = []
-    now = 0.0
+    now = float("-inf")
 
     def advance(to: float) -> None:
         """Hand out the time up to `to` to what is open, closing what ends before."""
@@ -72,6 +72,7 @@ def innermost(spans: Iterable[Span]) -> list[Span]:
                 stack.pop()
                 continue
             end = min(top.end, to)
+            now = max(now, top.start)
             pieces.append(Span(now, end, top.label))
             now = end
         now = max(now, to)
@@ -101,7 +102,8 @@ def partition(window: tuple[float, float], spans: Sequence[Span]) -> dict[str, f
             totals[_first(running)] += at - now
             now = at
         running[label] += change
-    totals[_first(running)] += high - now
+    if high > now:
+        totals[_first(running)] += high - now
     return dict(totals)
 
 

@@ -30,6 +30,7 @@ _OPTIMIZERS = (
     os.path.join(_FASTMODEL, "ops", "optimizers.py"),
 )
 _SITE_PACKAGES = os.path.join(sysconfig.get_path("purelib"), "")
+_VALUE = "aten::_local_scalar_dense"
 _GATHERS = ("aten::index", "aten::index_select", "aten::gather", "aten::embedding", "aten::select")
 """They read as much of their source as they give out."""
 _NO_TRAFFIC = ("aten::empty", "aten::new_empty", "aten::_local_scalar_dense")
@@ -63,6 +64,22 @@ class Look(TorchDispatchMode):
         self.work: dict[str, Work] = {}
         """By name without overload, "aten::addmm"."""
         self.lines: Counter[Line] = Counter()
+
+    def __enter__(self) -> Look:
+        # Printing a tensor steps out of every mode: its lines are noted where it begins.
+        self._print = torch._tensor_str._str
+        torch._tensor_str._str = self._noted_print
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch._tensor_str._str = self._print
+        super().__exit__(*error)
+
+    def _noted_print(self, *args: Any, **kwargs: Any) -> str:
+        line = _calling_line(sys._getframe(1), _VALUE)
+        if line is not None:
+            self.lines[line] += 1
+        return self._print(*args, **kwargs)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -112,7 +129,7 @@ def _is_view(func: Any) -> bool:
 
 def _waits(name: str, args: Any, kwargs: Any, out: Any) -> bool:
     """Does this call hand a tensor's value to Python, or to the CPU?"""
-    if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal"):
+    if name in (_VALUE, "aten::nonzero", "aten::equal"):
         return True
     if name not in ("aten::_to_copy", "aten::copy_"):
         return False

@@ -122,8 +122,8 @@ def _exit_code(error: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """The traceback as the script alone would have it, through whatever hook the script has set."""
-    own = _without(error.__traceback__, lambda path: path == __file__ or "runpy" in Path(path).name)
-    sys.excepthook(type(error), error, own)
+    own = _without(error.__traceback__, lambda path: path == __file__)
+    sys.excepthook(type(error), error.with_traceback(own), own)
 
 
 def _without(frames: TracebackType | None, is_ours: Callable[[str], bool]) -> TracebackType | None:

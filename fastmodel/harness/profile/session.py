@@ -48,7 +48,8 @@ class Session:
         self._schedule = schedule
         self._watch = LoaderWatch()
         self._phases = Phases(schedule, self._watch, trace_file, on_done)
-        self._finder = StepFinder(self.step)
+        # Without the hooks' steps the optimizers are watched all the same: their time is a part of the step.
+        self._finder = StepFinder(self.step if by_optimizer else lambda: None)
         self._by_optimizer = by_optimizer
         self._period_s, self._has_trials = period_s, has_trials
         self._command = list(command)
@@ -77,8 +78,7 @@ class Session:
         self._start_s = time.perf_counter()
         self._is_running = True
         self._stack.enter_context(self._watch)
-        if self._by_optimizer:
-            self._finder.start()
+        self._finder.start()
         if self._period_s is not None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             sources, missing = sources_for(device)

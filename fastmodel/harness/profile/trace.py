@@ -183,18 +183,21 @@ def does_no_work(name: str) -> bool:
     namespace, _, operator = name.partition("::")
     if namespace in ("autograd", "torch") or "::" not in name:
         return True
-    overloads = _overloads(namespace, operator)
-    return bool(overloads) and (
+    overload = _overload(namespace, operator)
+    return overload is not None and (
         operator.startswith(("empty", "new_empty", "resize", "set_"))
-        or all(_is_composite(o) or _is_view(o) for o in overloads)
+        or _is_composite(overload)
+        or _is_view(overload)
     )
 
 
-def _overloads(namespace: str, operator: str) -> list[torch._ops.OpOverload]:
+def _overload(namespace: str, operator: str) -> torch._ops.OpOverload | None:
+    """The one that speaks for all: others may be written in terms of it."""
     packet: Any = getattr(getattr(torch.ops, namespace), operator, None)
     if not isinstance(packet, torch._ops.OpOverloadPacket):
-        return []
-    return [getattr(packet, overload) for overload in packet.overloads()]
+        return None
+    names = packet.overloads()
+    return getattr(packet, "default" if "default" in names else names[0])
 
 
 def _is_composite(overload: torch._ops.OpOverload) -> bool:
