@@ -67,6 +67,11 @@ _MOST_PAIRS = 1_000
     is_flag=True,
     help="Add torch.compile to the baselines, in a process of its own: half a minute.",
 )
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Measure what each lever of the selection adds: a minute at the most.",
+)
 @click.option("--sweep", help="One run each: batch_size=32,64,128 or threads=1,2, side by side.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: reports/<workload>/.")
@@ -102,6 +107,7 @@ def bench(
     window_s: float,
     train: str,
     with_compile: bool,
+    explain: bool,
     sweep: str | None,
     data: Path | None,
     out: Path | None,
@@ -129,6 +135,7 @@ def bench(
         rate=resolve_rate(rate_usd_per_h, instance, prices),
         electricity=check_electricity(electricity_usd_per_kwh, grid_g_per_kwh),
         command=["fastmodel", *typed],
+        explains=explain,
     )
     swept = None if sweep is None else sweeping.parse(sweep)
     loggers.check(log)

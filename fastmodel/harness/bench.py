@@ -19,7 +19,7 @@ from torch import nn
 import fastmodel as fm
 from fastmodel.errors import ArmFailedError, GateError, InputError
 from fastmodel.harness import draft as drafting
-from fastmodel.harness import gate, journal, measure
+from fastmodel.harness import gate, journal, measure, selection
 from fastmodel.harness import report as rendering
 from fastmodel.harness.isolated import Isolated, IsolatedRunner
 from fastmodel.harness.measure import AGAIN, Runner, Stepper, Timing
@@ -51,6 +51,8 @@ class Settings:
     rate: CostRate | None = None
     electricity: Electricity | None = None
     command: Sequence[str] = ()
+    explains: bool = False
+    """Does it measure what each lever of the selection adds?"""
 
 
 class Bench:
@@ -102,6 +104,7 @@ class Bench:
         try:
             self._check_numbers()
             self._time()
+            self._explain()
             self._profile()
             self._train()
         except KeyboardInterrupt:
@@ -245,6 +248,14 @@ class Bench:
             yield from child.ask(task, *rest)
         finally:
             child.close()
+
+    def _explain(self) -> None:
+        """What each lever of the measured selection adds, where it was asked for."""
+        if self._settings.explains and self._draft.explained is None:
+            self._stage = "explaining the speed-up"
+            plan = selection.select(self._workload, self._options, self._progress, explain=True)
+            self._record(selection.explained(plan))
+            self._checkpoint()
 
     def _profile(self) -> None:
         self._begin("profiling a few steps", len(self._arms))

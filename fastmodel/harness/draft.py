@@ -71,6 +71,7 @@ class Draft:
         self.trained: dict[str, journal.Trained] = {}
         self.failures: dict[str, str] = {}
         self.is_finished = False
+        self.explained: journal.Explained | None = None
         self._lost: set[str] = set()
         """Arms that failed in the timing."""
         self._swaps: list[SwapRow] = []
@@ -88,6 +89,8 @@ class Draft:
                 self.gate = event.gate
             case journal.Swapped():
                 self._swaps = event.rows
+            case journal.Explained():
+                self.explained = event
             case journal.StartedUp():
                 self._startup_time_s.setdefault(event.arm, event.time_s)
             case journal.WindowChosen():
@@ -156,8 +159,13 @@ class Draft:
             missing["gate"] = incomplete_reason or "not run"
         if self.start.cost_rate is None:
             missing["cost_rate"] = NO_RATE
+        waterfall = None if self.explained is None else self.explained.waterfall
+        if waterfall is None:
+            not_asked = "not asked for; pass --explain"
+            missing["waterfall"] = not_asked if self.explained is None else self.explained.reason
         timing = self.start.timing
         return Report(
+            waterfall=waterfall,
             schema_version=records.SCHEMA_VERSION,
             complete=incomplete_reason is None,
             incomplete_reason=incomplete_reason,

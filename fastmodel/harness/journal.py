@@ -24,6 +24,7 @@ from fastmodel.harness.records import (
     Gate,
     StepPart,
     SwapRow,
+    Waterfall,
     Window,
     WorkloadInfo,
 )
@@ -77,6 +78,14 @@ class Swapped:
     """The plan of the optimized arm."""
 
     rows: list[SwapRow]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The waterfall of the measured selection, or why there is none."""
+
+    waterfall: Waterfall | None
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,7 @@ Event = (
     | Resumed
     | Gated
     | Swapped
+    | Explained
     | StartedUp
     | WindowChosen
     | Window

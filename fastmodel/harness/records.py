@@ -241,6 +241,25 @@ class SwapRow:
 
 
 @dataclass(frozen=True)
+class LeverShare:
+    """What one lever of the selection adds: the step with all levers but this one against the whole."""
+
+    name: str
+    ratio: Interval
+    """Time without it over time with all: above 1 it helps."""
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """From the plain training step to the one that the measured selection built, lever by lever."""
+
+    plain_time_s: float
+    optimized_time_s: float
+    ratio: Interval
+    levers: list[LeverShare]
+
+
+@dataclass(frozen=True)
 class Report:
     """One bench run: everything that was measured and what it was measured on."""
 
@@ -262,4 +281,6 @@ class Report:
     electricity: Electricity | None = None
     failures: dict[str, str] = field(default_factory=dict)
     """Arm to the reason why it could not be run; the others were measured all the same."""
+    waterfall: Waterfall | None = None
+    """By leave-one-out, where it was asked for and anything won."""
     missing: Missing = field(default_factory=dict)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 import fastmodel as fm
+from fastmodel.harness import journal
+from fastmodel.harness.records import Interval, LeverShare, Waterfall
 from fastmodel.harness.workloads.arms import torch_optimizer
 from fastmodel.harness.workloads.protocol import Options, Workload
+from fastmodel.optimize import Measurement
 from fastmodel.progress import Progress
 
 BUDGET_S = 60.0
@@ -51,3 +54,20 @@ def select(
         progress=progress,
     )
     return fm.plan_of(step.model)
+
+
+def explained(plan: fm.Plan) -> journal.Explained:
+    """A plan's contributions as an event, or the reason why there are none."""
+    if plan.whole is None or not plan.contributions:
+        return journal.Explained(None, plan.verdict)
+    waterfall = Waterfall(
+        plan.whole.torch_time_s,
+        plan.whole.time_s,
+        _interval(plan.whole),
+        [LeverShare(one.name, _interval(one.measurement)) for one in plan.contributions],
+    )
+    return journal.Explained(waterfall, "")
+
+
+def _interval(found: Measurement) -> Interval:
+    return Interval(found.ratio, (found.low, found.high))

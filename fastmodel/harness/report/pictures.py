@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fastmodel.harness.records import Report
 
-from . import charts, pairs_chart, svg, tables
+from . import charts, pairs_chart, roles, svg, tables, waterfall
 
 HALF, WHOLE, NARROW = 500, 860, 342
 """Widths in pixels: half of the page, the whole page, a telephone."""
@@ -76,6 +76,14 @@ def pictures(report: Report) -> dict[str, Picture]:
             "Validation accuracy over training time",
             "Evaluation time is not counted.",
             no_epochs,
+        ),
+        "waterfall": picture(
+            "waterfall",
+            waterfall.draw,
+            "What each lever adds, ms a step",
+            "How much longer the step takes without it. The levers help, or replace, each other:"
+            " together is the difference to the whole.",
+            roles.why(report.missing, "waterfall"),
         ),
         "steps": picture(
             "steps",
