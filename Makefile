@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc fastmodel -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: bench bench-ops bench-steps results docs test sanitize check format clean
+.PHONY: bench bench-ops bench-steps bench-zoo results docs test sanitize check format clean
 
 bench: .venv/installed  ## train the CNN on MNIST twice, compare, write reports/mnist-cnn/
 	$(BIN)/fastmodel bench mnist-cnn
@@ -28,8 +28,12 @@ results: bench-ops bench-steps  ## all of it into the committed results, and the
 	for step in step-64 step-512 step-64-avx2; do cp reports/$$step/report.json $(RESULTS)/$$step.json; done
 	$(MAKE) docs
 
+bench-zoo: .venv/installed  ## whole training steps of the zoo's networks, write reports/zoo/<network>.json
+	PYTHONPATH=tests $(BIN)/python benchmarks/zoo/measure_zoo.py $(ZOO)
+
 docs: .venv/installed  ## docs/kernels.md and the README's tables from the committed results
 	$(BIN)/python benchmarks/ops/document.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/zoo/zoo_table.py
 
 test: .venv/installed  ## the whole test suite
 	$(BIN)/pytest
