@@ -232,6 +232,7 @@ class Draft:
             peak_memory_bytes=reading.peak_memory_bytes,
             energy_j=reading.energy_j,
             energy_source=reading.energy_source,
+            telemetry=reading.telemetry,
             step_parts=self.step_parts.get(arm.name, []),
             missing=missing,
         )

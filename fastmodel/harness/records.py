@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fastmodel.harness.telemetry_records import Telemetry
+
 SCHEMA_VERSION = 2
 
 Missing = dict[str, str]
@@ -204,6 +206,8 @@ class Arm:
     """Highest memory in use during the training run, above the level before the arm was built."""
     energy_j: float | None = None
     energy_source: str | None = None
+    telemetry: Telemetry | None = None
+    """The training run over time."""
     step_parts: list[StepPart] = field(default_factory=list)
     missing: Missing = field(default_factory=dict)
 

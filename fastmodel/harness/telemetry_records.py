@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fastmodel.harness.records import Missing
-
 
 @dataclass(frozen=True)
 class Series:
@@ -39,5 +37,5 @@ class Telemetry:
     """Figures of the whole window, read as one difference: the GPM metrics."""
     facts: dict[str, str] = field(default_factory=dict)
     """What does not change: the device's name, its UUID, what "busy" means."""
-    missing: Missing = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     """Name of a quantity to why there is none, or none from some moment on."""

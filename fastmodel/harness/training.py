@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch
 
 from fastmodel.errors import StorageError
 from fastmodel.harness.records import Epoch
-from fastmodel.harness.telemetry import Meter, Reading, energy_sources
+from fastmodel.harness.telemetry import Meter, Reading, Sampler, energy_sources, sources_for
 from fastmodel.harness.workloads.arms import Arm, Loop
 from fastmodel.harness.workloads.protocol import Options, Split, Workload, epoch_batches
 from fastmodel.timing import now_s
 
 _EVALUATION_BATCH_SIZE = 1_000
+_TELEMETRY_PERIOD_S = 0.5
 TARGET_ACCURACIES = (0.98, 0.99)
 NOT_METERED = "the run was resumed; its first part was metered by a process that is gone"
 
@@ -43,7 +44,11 @@ def training_run(
     and removed at the end.
     """
     sources, reason = energy_sources(options.device)
-    with Meter(options.device, sources, reason) as meter:
+    sampled, missing = sources_for(options.device)
+    with (
+        Meter(options.device, sources, reason) as meter,
+        Sampler(sampled, _TELEMETRY_PERIOD_S, missing) as sampler,
+    ):
         loop = arm.build(workload, options)
         is_resumed = checkpoint is not None and checkpoint.exists()
         yield from train(loop, workload, options, checkpoint)
@@ -52,9 +57,10 @@ def training_run(
     yield Test(_finite(loss), accuracy)
     if is_resumed:
         unknown = dict.fromkeys(("peak_memory_bytes", "energy_j"), NOT_METERED)
-        yield Reading(None, None, None, meter.reading.missing | unknown)
+        reading = Reading(None, None, None, meter.reading.missing | unknown)
     else:
-        yield meter.reading
+        reading = meter.reading
+    yield replace(reading, telemetry=sampler.telemetry)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
 

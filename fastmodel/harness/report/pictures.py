@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from fastmodel.harness.records import Report
+from fastmodel.harness.telemetry_records import Telemetry
 
-from . import charts, pairs_chart, roles, svg, tables, waterfall
+from . import charts, pairs_chart, roles, svg, tables, telemetry_chart, waterfall
+from . import format as fmt
+from .roles import ordered_arms
 
 HALF, WHOLE, NARROW = 500, 860, 342
 """Widths in pixels: half of the page, the whole page, a telephone."""
@@ -85,6 +88,14 @@ def pictures(report: Report) -> dict[str, Picture]:
             " together is the difference to the whole.",
             roles.why(report.missing, "waterfall"),
         ),
+        "telemetry": picture(
+            "telemetry",
+            lambda report, width: telemetry_chart.draw(_telemetry(report), width),
+            "Telemetry over the training run",
+            _telemetry_caption(report),
+            tables.absent_reason(report, "telemetry", "no arm was trained"),
+            wide=WHOLE,
+        ),
         "steps": picture(
             "steps",
             charts.steps,
@@ -94,3 +105,15 @@ def pictures(report: Report) -> dict[str, Picture]:
             wide=WHOLE,
         ),
     }
+
+
+def _telemetry(report: Report) -> Telemetry | None:
+    """Of the first arm that was sampled, the optimized one before the others."""
+    return next((arm.telemetry for arm in ordered_arms(report) if arm.telemetry is not None), None)
+
+
+def _telemetry_caption(report: Report) -> str:
+    arm = next((arm for arm in ordered_arms(report) if arm.telemetry is not None), None)
+    if arm is None or arm.telemetry is None:
+        return ""
+    return f"Arm {fmt.clean(arm.name)}, each from zero. Source: {arm.telemetry.source}."

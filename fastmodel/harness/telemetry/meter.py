@@ -21,6 +21,7 @@ import psutil
 import torch
 
 from fastmodel.harness.telemetry.rapl import POWERCAP, packages
+from fastmodel.harness.telemetry_records import Telemetry
 
 _PERIOD_S = 0.02
 
@@ -43,6 +44,8 @@ class Reading:
     energy_j: float | None
     energy_source: str | None
     missing: dict[str, str] = field(default_factory=dict)
+    telemetry: Telemetry | None = None
+    """The same stretch over time, where it was sampled."""
 
 
 class NvmlEnergy:
