@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fastmodel.errors import InputError
 from fastmodel.optimize.assemble import assemble
@@ -28,7 +30,7 @@ from fastmodel.optimize.plan import Contribution, Place, Pulled
 from fastmodel.optimize.search import Site
 from fastmodel.optimize.select import Candidate, Decision
 from fastmodel.optimize.step import Training, differentiable, optimizer_over, step_of
-from fastmodel.optimize.trial import inputs_of, random_state_kept
+from fastmodel.optimize.trial import disagreement, inputs_of, outputs, random_state_kept
 from fastmodel.optimize.trials import Trials
 from fastmodel.progress import Progress
 from fastmodel.timing import now_s
@@ -105,6 +107,7 @@ class Selection:
         """
         with random_state_kept(self._subject.examples), torch.enable_grad():
             self._check_budget()
+            self._check_numbers()
             self._try_alone()
             choice, whole, verdict = self._settle(self._choices())
             contributions = self._explain(choice, whole)
@@ -115,8 +118,17 @@ class Selection:
     def _check_budget(self) -> None:
         """Time a plain step once warm: the whole race needs the fewest pairs of it."""
         self._request.progress.stage("one plain step", 1)
-        step = self._step(Choice())
-        step()
+        try:
+            step = self._step(Choice())
+            step()
+        except InputError:
+            raise
+        except Exception as error:  # whatever the model's or the loss's author raises
+            lines = str(error).strip().splitlines() or [""]
+            raise InputError(
+                f"optimize: a plain training step raises {type(error).__name__}: {lines[0][:160]}; "
+                "pass inputs and targets that it takes"
+            ) from error
         start_s = now_s(self._subject.device)
         step()
         step_time_s = now_s(self._subject.device) - start_s
@@ -127,6 +139,25 @@ class Selection:
                 f"{step_time_s:.3g} s, and {LEAST_PAIRS} pairs of it are the least; pass at least "
                 f"{2 * least_s:.2g}"
             )
+
+    def _check_numbers(self) -> None:
+        """Drop the levers of the whole model with which its outputs are others."""
+        for name in (CHANNELS_LAST, *_WHOLE):
+            if not self._is_offered(name):
+                continue
+            expected, found = (
+                outputs(
+                    pull(Built(assemble(self._sandbox.model, ()), Training()), names).model,
+                    self._subject.examples,
+                    training=False,
+                )
+                for names in ((), (name,))
+            )
+            if name == "autocast":  # asked for by name: its numbers are held to its own precision
+                expected, found = map(_in_bfloat16, (expected, found))
+            objection = disagreement(expected, found)
+            if objection is not None:
+                self._refusals[name] = f"dropped: with it the model disagrees ({objection})"
 
     def _is_offered(self, name: str) -> bool:
         return name in self._refusals and self._refusals[name] is None
@@ -259,8 +290,8 @@ class Selection:
         found = []
         full = self._step(choice)
         for index, (name, other) in enumerate(without):
-            part = self._budget.part(self._budget.left_s() / (len(without) - index))
-            # A gain no ratio reaches: every pair that fits is taken, and none decides.
+            share_s = self._budget.left_s() / (len(without) - index)
+            part = self._budget.part(max(share_s, self._least_s))
             measured = race(self._step(other), full, part, 1.0, self._subject.device)
             self._request.progress.advance()
             if measured is not None:
@@ -369,6 +400,13 @@ def _learning(
     finally:
         for group, lr in zip(made.param_groups, still, strict=True):
             group["lr"] = lr
+
+
+def _in_bfloat16(output: Any) -> Any:
+    def rounded(value: torch.Tensor) -> torch.Tensor:
+        return value.bfloat16() if value.is_floating_point() else value
+
+    return pytree.tree_map_only(torch.Tensor, rounded, output)
 
 
 def _with_input(site: Site, inputs: dict[str, list[tuple[str | None, torch.Tensor]]]) -> Candidate:

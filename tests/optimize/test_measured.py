@@ -231,6 +231,19 @@ def test_autocast_only_where_it_is_allowed(x, races, monkeypatch):
     assert hidden == [torch.bfloat16]
 
 
+def test_a_layout_with_which_the_model_disagrees_is_dropped(races, monkeypatch):
+    x = torch.randn(2, 3, 10, 10)
+
+    class Tells(zoo.Residual):
+        def forward(self, x):
+            y = super().forward(x)
+            return y if x.is_contiguous() else y + 1
+
+    plan = fm.plan_of(fm.optimize(Tells(), x))
+    layout = next(lever for lever in plan.levers if lever.name == "channels_last")
+    assert not layout.is_pulled and layout.reason.startswith("dropped: with it the model disagrees")
+
+
 class TestStep:
     """`fm.optimize_step`: the loss and the optimizer too."""
 
@@ -348,6 +361,12 @@ class TestBadInput:
             fm.optimize(NoGradient(), x)
         with pytest.raises(InputError, match=r"the model is on meta, example_inputs are on cpu"):
             fm.optimize(zoo.Functional().to("meta"), x)
+
+    def test_a_step_that_raises(self, x):
+        model = zoo.Functional()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with pytest.raises(InputError, match="a plain training step raises ValueError: Expected"):
+            fm.optimize_step(model, nn.CrossEntropyLoss(), optimizer, x, torch.zeros(3).long())
 
     def test_the_model_is_untouched_by_them(self, x):
         model = zoo.Functional()
