@@ -102,6 +102,22 @@ def test_an_optimizer_within_another_counts_once(steps):
     assert len(steps[1]) == 4 and steps[0].boundary == "Outer.step"
 
 
+def test_a_step_that_raised_is_no_step_and_those_after_it_are(steps):
+    class Picky(torch.optim.SGD):
+        def step(self, closure=None):
+            if closure is not None:
+                raise ValueError("planted")
+            return super().step()
+
+    optimizer = Picky(linear().parameters(), lr=0.1)
+    optimizer.step()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="planted"):
+            optimizer.step(lambda: None)
+    optimizer.step()
+    assert len(steps[1]) == 2
+
+
 def test_without_a_step_the_boundary_says_so():
     assert StepFinder(lambda: None).boundary == "no optimizer has stepped"
 

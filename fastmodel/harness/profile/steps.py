@@ -8,7 +8,9 @@ discriminator's). An optimizer that calls another one's step counts as one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,7 +30,8 @@ class StepFinder:
 
     def __init__(self, on_step: Callable[[], None]) -> None:
         self._on_step = on_step
-        self._depth = 0
+        self._running: list[FrameType] = []
+        """Frames of the steps that have begun, the outermost first."""
         self._seen: list[int] = []
         self._names: dict[int, str] = {}
         self._optimizers: dict[int, torch.optim.Optimizer] = {}
@@ -65,14 +68,20 @@ class StepFinder:
         self._handles = []
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._depth += 1
-        if self._depth == 1:
+        caller = sys._getframe(1)
+        # A step that raised never came to its end: what is no caller of this one is over.
+        while self._running and not _is_below(caller, self._running[-1]):
+            self._running.pop()
+        self._running.append(caller)
+        if len(self._running) == 1:
             self._range = torch.autograd.profiler.record_function(OPTIMIZER)
             self._range.__enter__()
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._depth = max(self._depth - 1, 0)  # a step that raised left no call here
-        if self._depth:
+        caller = sys._getframe(1)
+        if caller in self._running:
+            del self._running[self._running.index(caller) :]
+        if self._running:
             return
         if self._range is not None:
             self._range.__exit__(None, None, None)
@@ -90,6 +99,15 @@ class StepFinder:
                 self._on_step()
         elif key == self._boundary:
             self._on_step()
+
+
+def _is_below(frame: FrameType | None, outer: FrameType) -> bool:
+    """Was this frame called by the other one, however far up?"""
+    while frame is not None:
+        if frame is outer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def boundary_of(calls: Sequence[int]) -> int:
