@@ -4,8 +4,8 @@
    images as they come and, where that lever can be pulled, channels_last: kernels differ in both.
 2. The step is built from what won, once for each layout, and the builds are ranked.
 3. The best is raced against the plain step in fresh windows. It is kept if the lower end of its interval is
-   above the gain that was asked for; else the lever that gained least alone is taken out, and so on. If none
-   is left, the model comes back as it was.
+   above the gain that was asked for; else the third of the levers that gained least alone is taken out, and
+   so on. If none is left, the model comes back as it was.
 """
 
 from __future__ import annotations
@@ -244,25 +244,25 @@ class Selection:
         )
 
     def _thinner(self, choice: Choice) -> list[Choice]:
-        """The choice with one lever after the other taken out, the one that gained least alone first."""
+        """The choice with levers taken out, a third at a time, those that gained least alone first."""
         found = []
-        while len(choice.sites) + len(choice.names) > 1:
-            gains = {("site", s.place.site): self._ratio(choice, s) for s in choice.sites}
+        while (count := len(choice.sites) + len(choice.names)) > 1:
+            gains = {s.place.site: self._ratio(choice, s) for s in choice.sites}
             for name in choice.names:
                 decision = self._decided.get(name)
                 known = None if decision is None else decision.measurement
-                gains["lever", name] = 1.0 if known is None else known.ratio
-            kind, weakest = min(gains, key=gains.__getitem__)
-            sites = choice.sites
-            if kind == "site":
-                sites = tuple(s for s in sites if s.place.site != weakest)
-                choice = replace(choice, sites=sites)
-            else:
-                names = tuple(name for name in choice.names if name != weakest)
+                gains[f"lever {name}"] = 1.0 if known is None else known.ratio
+            weakest = sorted(gains, key=gains.__getitem__)[: max(1, count // 3)]
+            if f"lever {CHANNELS_LAST}" in weakest:
                 # What won in one layout has not been shown to win in the other.
-                kept = self._site_decisions.get(CHANNELS_LAST in names, {})
-                sites = tuple(s for s in self._sites if _won(kept, s))
-                choice = Choice(sites if weakest == CHANNELS_LAST else choice.sites, names)
+                names = tuple(name for name in choice.names if name != CHANNELS_LAST)
+                kept = self._site_decisions.get(False, {})
+                choice = Choice(tuple(s for s in self._sites if _won(kept, s)), names)
+            else:
+                choice = Choice(
+                    tuple(s for s in choice.sites if s.place.site not in weakest),
+                    tuple(name for name in choice.names if f"lever {name}" not in weakest),
+                )
             if not choice.is_plain:
                 found.append(choice)
         return found

@@ -9,7 +9,7 @@ from torch import nn
 
 import fastmodel as fm
 from fastmodel.optimize.select import Candidate
-from fastmodel.optimize.verify import verify
+from fastmodel.optimize.verify import error_of, verify
 
 
 def candidate(plain, fused, x, requires_grad=True):
@@ -153,6 +153,16 @@ def test_infinities_must_be_the_same():
     assert verify(candidate(one.plain, one.fused, x)).checks[0].passed
     finite = Faulty(one.fused, lambda honest, x: honest(x).nan_to_num(posinf=0.0, neginf=0.0))
     assert not verify(candidate(one.plain, finite, x)).passed
+
+
+def test_the_error_of_what_is_not_finite():
+    inf, nan = float("inf"), float("nan")
+    expected = torch.tensor([inf, 2.0], dtype=torch.float64)
+    assert error_of(torch.tensor([inf, 2.0]), expected) == 0.0
+    assert error_of(torch.tensor([0.0, 2.0]), expected) == inf
+    assert error_of(torch.tensor([inf, nan]), expected) == inf
+    assert error_of(torch.tensor([inf]), expected) == inf
+    assert error_of(torch.tensor([inf, 3.0]), expected) == 0.5
 
 
 def test_dropout_is_left_out():
