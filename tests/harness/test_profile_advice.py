@@ -208,19 +208,26 @@ def test_trials_leave_the_model_and_the_random_state_alone(monkeypatch):
     real = module.trials._ratio
 
     def trial(*arguments):
-        estimate, time_s = real(*arguments)
+        estimate = real(*arguments)
         ratio = next(ratios)
-        assert estimate.value > 0 and time_s > 0
-        return type(estimate)(ratio, ratio, ratio), 10e-6
+        assert estimate.value > 0
+        return type(estimate)(ratio, ratio, ratio)
 
     monkeypatch.setattr(module.trials, "_ratio", trial)
     root = conv_root()
     before = {name: value.clone() for name, value in root.model.state_dict().items()}
     state = torch.get_rng_state()
     chain = Chain("conv", ((4, 8, 16, 16), (16, 8, 3, 3)), {"anchor": 1.0})
-    found = advice(facts(roots=[root], chains=[chain]))
-    assert {item.name: item.gain_s for item in found} == pytest.approx(
-        {"channels-last": 5e-6, "autocast": 7.5e-6}
+    # 60 of 100 us are forward and backward; the optimizer's and the loader's are not.
+    ran = trace(
+        Event("aten::conv2d", 0, 60, 1),
+        Event("fastmodel.optimizer", 60, 90, 1, is_range=True),
+        Event("aten::add_", 61, 80, 1),
+        Event("enumerate(DataLoader)#It.__next__", 90, 99, 1, is_range=True),
+    )
+    found = advice(facts(of=ran, roots=[root], chains=[chain]))
+    assert {item.name: item.gain_share for item in found} == pytest.approx(
+        {"channels-last": 0.3, "autocast": 0.45}
     )
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(v, root.model.state_dict()[k]) for k, v in before.items())

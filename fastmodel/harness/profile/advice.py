@@ -7,7 +7,6 @@ than `LEAST_SHARE` of a step is not given, and none without a number.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ import torch
 from fastmodel.harness.profile import gains, trials
 from fastmodel.harness.profile.candidates import FUSED, Site
 from fastmodel.harness.profile.chains import Chain
+from fastmodel.harness.profile.kinds import classify
 from fastmodel.harness.profile.phases import RootCall
 from fastmodel.harness.profile.trace import OPTIMIZER, Event, Trace
 from fastmodel.harness.profile_records import Advice, Estimate, SyncPoint
@@ -358,10 +358,10 @@ def _trials(facts: Facts) -> Iterator[Advice]:
                     trials.autocast,
                 )
             )
-        calls = _calls(facts)
+        covered_us = _outside_optimizer_us(facts.trace)
         for name, title, action, trial in choices:
             try:
-                ratio, time_s = trial(root)
+                ratio = trial(root)
             except Exception as error:  # whatever the model's author raises
                 facts.missing[name] = f"no trial: {' '.join(str(error).split())[:200]}"
                 continue
@@ -371,26 +371,25 @@ def _trials(facts: Facts) -> Iterator[Advice]:
                 facts,
                 name,
                 title,
-                gain_s=calls * time_s * (1 - 1 / ratio.value),
+                gain_s=facts.scaled_s(covered_us * (1 - 1 / ratio.value)),
                 target="layout and precision",
                 action=action,
                 how=(
                     f"forward and backward of {kind} on the script's own batch, in turns:"
-                    f" {ratio.value:.2f} times as fast [{ratio.low:.2f}, {ratio.high:.2f}], of"
-                    f" {_ms(time_s)} a call, {calls:g} calls a step"
+                    f" {ratio.value:.2f} times as fast [{ratio.low:.2f}, {ratio.high:.2f}];"
+                    f" {_share(facts, covered_us)} of the step is theirs"
                 ),
                 evidence="tried in this run",
             )
 
 
-def _calls(facts: Facts) -> float:
-    """How often the model ran in a step: by its first convolution or linear layer."""
-    keys = Counter(
-        (chain.shapes[:2]) for chain in facts.chains if chain.anchor in ("conv", "linear")
-    )
-    repeats = Counter((site.x_shape, site.weight_shape) for site in facts.sites)
-    counts = [keys[key] / repeats[key] for key in repeats if keys[key]]
-    return round(min(counts) / len(facts.trace.steps)) or 1 if counts else 1
+def _outside_optimizer_us(trace: Trace) -> float:
+    """Time of forward and backward: all operators but the optimizer's and the data loader's."""
+    if trace.has_device:
+        return sum(e.time_us for e in trace.events if e.is_device)
+    kinds = ("optimizer", "data loader")
+    main = trace.main_thread
+    return sum(e.time_us for e in trace.roots if e.thread == main and classify(e.name) not in kinds)
 
 
 def _is_autocast(facts: Facts) -> bool:

@@ -109,7 +109,8 @@ def _row(
         # Without FLOPs the memory is the only roof.
         share = moved / time_s / 1e9 / ceilings.copy_gb_per_s
     if share is None:
-        missing["roofline_share"] = missing.get("modelled_bytes", "no ceilings were measured")
+        reason = "it moves no data" if moved == 0 else "no ceilings were measured"
+        missing["roofline_share"] = missing.get("modelled_bytes", reason)
     return OperatorRow(
         name=name,
         kind=classify(name) or OTHER,

@@ -21,8 +21,8 @@ _PAIRS = 8
 _BUDGET_S = 4.0
 
 
-def channels_last(root: RootCall) -> tuple[Estimate, float]:
-    """Time as it is over time in channels_last, and seconds of one call as it is."""
+def channels_last(root: RootCall) -> Estimate:
+    """Time as it is over time in channels_last."""
 
     def changed(model: nn.Module) -> nn.Module:
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -35,8 +35,8 @@ def channels_last(root: RootCall) -> tuple[Estimate, float]:
     return _ratio(root, changed, inputs, contextlib.nullcontext)
 
 
-def autocast(root: RootCall, dtype: torch.dtype = torch.bfloat16) -> tuple[Estimate, float]:
-    """Time as it is over time under autocast, and seconds of one call as it is."""
+def autocast(root: RootCall, dtype: torch.dtype = torch.bfloat16) -> Estimate:
+    """Time as it is over time under autocast."""
     device = _device(root.model).type
     return _ratio(root, lambda m: m, lambda t: t, lambda: torch.autocast(device, dtype))
 
@@ -46,7 +46,7 @@ def _ratio(
     change: Callable[[nn.Module], nn.Module],
     change_input: Callable[[torch.Tensor], torch.Tensor],
     context: Callable[[], contextlib.AbstractContextManager],
-) -> tuple[Estimate, float]:
+) -> Estimate:
     device = _device(root.model)
     gpus = [device] if device.type == "cuda" else []
     with (
@@ -75,8 +75,7 @@ def _ratio(
         once_s = max(now_s(device) - start_s, 1e-6)
         pairs = max(2, min(_PAIRS, int(_BUDGET_S / (2 * once_s))))
         samples = list(interleave({"before": plain, "after": altered}, pairs, device))
-    times = sorted(sample.time_s for sample in samples if sample.arm == "before")
-    return mean_ratio(paired_ratios(samples, "before", "after")), times[len(times) // 2]
+    return mean_ratio(paired_ratios(samples, "before", "after"))
 
 
 def _there_and_back(model: nn.Module, arguments: tuple) -> None:

@@ -18,6 +18,8 @@ from .html import breakable, prose
 from .pictures import NARROW, WHOLE, Picture
 from .tables import Cell, Table
 
+_LEAST_SHARE = 0.001
+"""Operators below are in the record, not on the page."""
 _ADAPTER: TypeAdapter[ProfileReport] = TypeAdapter(ProfileReport)
 
 
@@ -172,7 +174,7 @@ def _advice(report: ProfileReport) -> Table:
 
 
 def _operators(report: ProfileReport) -> Table:
-    rows = [_operator(row) for row in report.operators]
+    rows = [_operator(row) for row in report.operators if row.share >= _LEAST_SHARE]
     limits = report.ceilings
     remarks = []
     if limits is not None:

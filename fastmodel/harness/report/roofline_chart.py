@@ -6,7 +6,7 @@ Source: Williams, Waterman and Patterson, Roofline: an insightful visual perform
 from __future__ import annotations
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from fastmodel.harness.profile_records import OperatorRow, ProfileReport
 
@@ -83,6 +83,7 @@ def draw(report: ProfileReport, width: int) -> Figure | None:
     axes.set_ylabel("GFLOP/s")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.minorticks_off()
     return drawn
 
