@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from fastmodel.harness.cost import with_cost
 from fastmodel.harness.records import (
     SCHEMA_VERSION,
     Arm,
@@ -17,6 +18,7 @@ from fastmodel.harness.records import (
     Method,
     Report,
     Speedup,
+    Steady,
     StepPart,
     SwapRow,
     Window,
@@ -128,10 +130,8 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
         epochs=_epochs(epochs, 3.91),
         test_accuracy=0.9892,
         test_loss=0.0331,
-        time_to_accuracy_s={"0.98": 7.82, "0.99": None},
+        time_to_accuracy_s={"0.98": 3.91, "0.99": 39.1 if epochs > 9 else None},
         train_time_s=3.91 * epochs,
-        cost_usd_per_epoch=0.0001032,
-        cost_usd_total=0.0001032 * epochs,
         peak_memory_bytes=612_368_384,
         step_parts=_parts(_OPTIMIZED_PARTS),
     )
@@ -142,10 +142,8 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
         epochs=_epochs(epochs, 12.54, 0.0006),
         test_accuracy=0.9884,
         test_loss=0.0352,
-        time_to_accuracy_s={"0.98": 25.08, "0.99": None},
+        time_to_accuracy_s={"0.98": 12.54, "0.99": None},
         train_time_s=12.54 * epochs,
-        cost_usd_per_epoch=0.0003309,
-        cost_usd_total=0.0003309 * epochs,
         peak_memory_bytes=655_261_696,
         step_parts=_parts(_BASELINE_PARTS),
     )
@@ -168,6 +166,31 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
     ]
     trained = {"energy_j": NO_POWER_COUNTER}
     arms = [replace(optimized, missing=trained), replace(baseline, missing=trained), *others]
+    rate = CostRate(
+        0.68, "cloud 16 vCPU", "https://example.com/prices", "2026-01", "on-demand", "second hand"
+    )
+    work = WorkloadInfo(
+        name="mnist-cnn",
+        description="conv 32, conv 64, linear 128, linear 10 on MNIST",
+        batch_size=_BATCH,
+        epochs=epochs,
+        seed=0,
+        train_samples=54_000,
+        validation_samples=6_000,
+        test_samples=10_000,
+        parameters=225_034,
+        options={"optimizer": "Adam", "learning_rate": "0.001"},
+    )
+    arms = [
+        with_cost(
+            replace(arm, startup_time_s=0.12, evaluation_time_s=0.41 * len(arm.epochs)),
+            rate,
+            None,
+            work,
+        )
+        for arm in arms
+    ]
+    windows[3] = replace(windows[3], marks=["descheduled: the hypervisor took 12% of the CPUs"])
     return Report(
         schema_version=SCHEMA_VERSION,
         complete=True,
@@ -195,19 +218,8 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
                 "triton": "the triton package is not installed; pip install fastmodel[triton]",
             },
         ),
-        workload=WorkloadInfo(
-            name="mnist-cnn",
-            description="conv 32, conv 64, linear 128, linear 10 on MNIST",
-            batch_size=_BATCH,
-            epochs=epochs,
-            seed=0,
-            train_samples=54_000,
-            validation_samples=6_000,
-            test_samples=10_000,
-            parameters=225_034,
-            options={"optimizer": "Adam", "learning_rate": "0.001"},
-        ),
-        method=Method("ABBA", pairs, _STEPS, 20, 10_000),
+        workload=work,
+        method=Method("ABBA", pairs, _STEPS, 20, 10_000, None, f"all {pairs} pairs are timed"),
         gate=Gate(True, _gate_checks()),
         speedup=Speedup(
             baseline="eager-fused",
@@ -217,10 +229,17 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
             pairs=pairs,
             noise_floor=(0.9871, 1.0142),
             ratios=ratios,
+            block_length=2,
+            undisturbed=Interval(3.2201, (3.1522, 3.2911)),
+            disturbed_pairs=1,
+            steadiness={
+                "eager-fused": Steady("never steady", None, 0.0713),
+                "fastmodel": Steady("steady", 2, -0.0041),
+            },
         ),
         arms={arm.name: arm for arm in arms},
         windows=windows,
-        cost_rate=CostRate(0.095, "cloud 2 vCPU", "https://example.com/prices", "2026-01-02"),
+        cost_rate=rate,
         swaps=[
             SwapRow("0..2", "Conv2d, ReLU, MaxPool2d", "ConvReLUMaxPool2d", "pattern matched"),
             SwapRow("3..5", "Conv2d, ReLU, MaxPool2d", "ConvReLUMaxPool2d", "pattern matched"),
@@ -380,8 +399,9 @@ def hostile() -> Report:
         gate=Gate(True, [replace(check, name=HOSTILE) for check in report.gate.checks]),
         speedup=replace(report.speedup, baseline=baseline, optimized=fast),
         arms=arms,
-        windows=[replace(w, arm=HOSTILE) for w in report.windows],
-        cost_rate=CostRate(0.095, HOSTILE, "javascript:alert(1)", HOSTILE),
+        windows=[replace(w, arm=HOSTILE, marks=[HOSTILE]) for w in report.windows],
+        failures={HOSTILE: HOSTILE},
+        cost_rate=CostRate(0.095, HOSTILE, "javascript:alert(1)", HOSTILE, HOSTILE, HOSTILE),
         swaps=[SwapRow(HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
         missing={HOSTILE: HOSTILE},
     )

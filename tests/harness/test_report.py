@@ -18,9 +18,18 @@ import jsonschema
 import matplotlib
 import pytest
 
-from fastmodel.harness.records import Report
+from fastmodel.harness import cost
+from fastmodel.harness.records import Electricity, Report
+from fastmodel.harness.report import (
+    comparison,
+    money,
+    render_html,
+    render_markdown,
+    schema,
+    schema_text,
+)
 from fastmodel.harness.report import format as fmt
-from fastmodel.harness.report import render_html, render_markdown, schema, schema_text
+from fastmodel.harness.report.comparison import Run
 from fastmodel.harness.report.json_schema import ADAPTER
 from fastmodel.harness.report.markdown import escape
 from fastmodel.harness.report.roles import ordered_arms
@@ -244,8 +253,8 @@ class TestEveryVariant:
             "Training time": "train_time_s",
             "Peak memory": "peak_memory_bytes",
             "Energy": "energy_j",
-            "Cost per epoch": "cost_usd_per_epoch",
-            "Cost of the training run": "cost_usd_total",
+            "Start-up": "startup_time_s",
+            "Validation": "evaluation_time_s",
         }
         arms = ordered_arms(report(variant))
         for kind, table in arms_tables(variant).items():
@@ -281,15 +290,16 @@ def test_arms_table_holds_the_record() -> None:
             assert cells["Test accuracy"] == f"{arm.test_accuracy * 100:.2f} %"
             assert cells["Test loss"] == f"{arm.test_loss:.4f}"
             assert cells["Peak memory"] == f"{arm.peak_memory_bytes / 2**20:.0f} MiB"
-            assert cells["Cost per epoch"] == f"${arm.cost_usd_per_epoch:.6f}"
-        assert table["Training time to 98 %"]["fastmodel"] == "7.82 s"
-        assert table["Training time to 98 %"]["eager-fused"] == "25.1 s"
+            assert cells["Start-up"] == "120 ms"
+        assert table["Training time to 98 %"]["fastmodel"] == "3.91 s"
+        assert table["Training time to 98 %"]["eager-fused"] == "12.5 s"
         assert re.sub(r"[()]", "", table["Ratio to best PyTorch arm"]["fastmodel"]) == (
             "3.21\u00d7 3.15\u20133.28"
         )
         assert table["Ratio to best PyTorch arm"]["eager-fused"] == "1 (reference)"
         assert table["Ratio to best PyTorch arm"]["eager"] == "0.84\u00d7"  # not "1 (reference)"
-        assert re.sub(r"[()]", "", table["Energy"]["eager"]) == "152 J RAPL package-0"
+        energy = re.sub(r"[()]", "", table["Energy"]["eager"])
+        assert energy == "152 J 0.0000422 kWh, RAPL package-0"
     for text in (plain(" ".join(parsed("full").texts["ol"])), markdown("full")):
         assert "not reached in 2 epochs" in text
         assert sample_report.NO_POWER_COUNTER in text
@@ -337,8 +347,10 @@ def test_other_tables_hold_the_record(variant: str) -> None:
         if made.cost_rate is None:
             assert cells["Rate"].startswith("n/a")
         else:
-            assert f"${made.cost_rate.rate_usd_per_h:.4f}" in cells["Rate"]
-            assert cells["Source of the rate"] == made.cost_rate.source
+            assert f"${made.cost_rate.rate_usd_per_h:.3f}" in cells["Rate"]
+            assert made.cost_rate.kind in cells["Rate"]
+            source = re.sub(r"[()]", "", cells["Source of the rate"])
+            assert source == f"{made.cost_rate.source} {made.cost_rate.confirmation}"
 
 
 def test_untrained_arm_says_why_it_was_not_trained() -> None:
@@ -627,3 +639,86 @@ def test_schema_requires_every_key(path: str) -> None:
 )
 def test_format(text: str, expected: str) -> None:
     assert text == expected
+
+
+TARGETS = (("98 %", "0.98"), ("99 %", "0.99"))
+
+
+def test_cost_table_holds_the_record() -> None:
+    for variant in ("full", "long_run"):
+        table = {plain(row[0]): row[1:] for row in parsed(variant).tables["costs"]}
+        fast = report(variant).arms["fastmodel"]
+        to = {f"Training to {t}": fast.cost_usd_to_accuracy[k] for t, k in TARGETS}
+        shown = to | {
+            "A million samples, at the timed throughput": fast.cost_usd_per_million_samples,
+            "An epoch, at the timed throughput": fast.cost_usd_per_epoch,
+            "The whole training run": fast.cost_usd_total,
+            "Start-up, on top": fast.cost_usd_startup,
+            "Validation, on top": fast.cost_usd_evaluation,
+        }
+        for row, value in shown.items():
+            cell = plain(table[row][0])
+            assert cell.startswith("n/a") if value is None else cell == fmt.usd(value), row
+    assert "not reached in 2 epochs" in markdown("full")
+
+
+def test_without_a_rate_there_is_no_money_and_the_reason() -> None:
+    assert "costs" not in parsed("missing_values").tables
+    assert "None: no rate was given." in plain(page("missing_values"))
+    assert "money-wide" not in svgs("missing_values")
+
+
+def test_electricity_is_shown_where_it_was_asked_for() -> None:
+    made = report("full")
+    arms = {
+        name: cost.with_cost(arm, made.cost_rate, Electricity(0.3, 400.0), made.workload)
+        for name, arm in made.arms.items()
+    }
+    table = money.costs(replace(made, arms=arms, electricity=Electricity(0.3, 400.0)))
+    rows = {row[0].text: row[1:] for row in table.rows}
+    eager = [arm.name for arm in ordered_arms(made)].index("eager")
+    assert rows["Electricity of the training run"][eager].text == fmt.usd(152.04 / 3.6e6 * 0.3)
+    assert rows["CO2 equivalent of the training run"][eager].text == "0.0169 g"
+    assert rows["CO2 equivalent of the training run"][0].why == sample_report.NO_POWER_COUNTER
+
+
+def test_other_prices_are_those_of_the_same_machine() -> None:
+    rate = cost.prices()["c5.4xlarge"]
+    made = replace(report("full"), cost_rate=rate)
+    rows = money.other_prices(made).rows
+    assert [row[0].detail.split(",")[0] for row in rows] == ["on-demand", "spot"]
+    fast = made.arms["fastmodel"].throughput_samples_per_s.estimate
+    assert rows[1][1].text == fmt.usd(1e6 / fast * 0.341 / 3600)
+    assert money.other_prices(report("missing_values")).rows == []
+
+
+def test_conditions_are_those_of_the_record() -> None:
+    tables = parsed("full").tables
+    rest = {row[0]: [plain(cell) for cell in row[1:]] for row in tables["rest"][1:]}
+    assert rest["fastmodel"] == ["steady", "3", "-0.4 %"]
+    assert rest["eager-fused"][0] == "never steady" and rest["eager-fused"][2] == "+7.1 %"
+    assert tables["disturbances"][1][:2] == ["descheduled", "1 of 16"]
+    text = plain(page("full"))
+    assert "Without its 1 disturbed pairs the ratio would be 3.22" in text
+
+
+def test_an_arm_that_failed_is_told_with_its_reason() -> None:
+    made = replace(report("full"), failures={"compile": "killed by SIGABRT"})
+    for text in (render_html(made), render_markdown(made)):
+        assert "Arms that failed" in text and "killed by SIGABRT" in text
+    assert "Arms that failed" not in page("full")
+
+
+def test_side_by_side_holds_every_run() -> None:
+    runs = [Run("one", report("full")), Run("two<", report("loss")), Run("3", report("single_arm"))]
+    shown = Page(comparison.render_html(runs))
+    speeds = [[plain(cell) for cell in row] for row in shown.tables["speeds"][1:]]
+    assert [row[0] for row in speeds] == ["one", "two<", "3"]
+    assert speeds[0][3].startswith("3.21\u00d7") and speeds[1][3].startswith("0.87\u00d7")
+    assert speeds[2][3].startswith("n/a")
+    assert "went from 0.87\u00d7 to 3.21\u00d7" in plain(" ".join(shown.texts["h1"]))
+    text = comparison.render_markdown(runs)
+    assert "two&lt;" in text and "only one arm was run" in text
+    moved = replace(report("full"), environment=replace(report("full").environment, cpu_model="x"))
+    warned = comparison.warnings([Run("a", report("full")), Run("b", moved)])
+    assert warned == ["the runs are from different machines"]

@@ -87,6 +87,19 @@ def loss(report: Report, width: int) -> Figure | None:
 def accuracy(report: Report, width: int) -> Figure | None:
     """Validation accuracy of each trained arm."""
     drawn = _over_time(report, width, [("validation", lambda e: e.validation_accuracy, "-")])
+    return _as_percent(drawn)
+
+
+def accuracy_over_money(report: Report, width: int) -> Figure | None:
+    """The same over what the training time until then cost; None without a rate."""
+    if report.cost_rate is None:
+        return None
+    usd_per_s = report.cost_rate.rate_usd_per_h / 3600
+    series: list[Series] = [("money", lambda e: e.validation_accuracy, "-")]
+    return _as_percent(_over_time(report, width, series, usd_per_s))
+
+
+def _as_percent(drawn: Figure | None) -> Figure | None:
     if drawn is not None:
         axes = drawn.axes[0]
         low, high = axes.get_ylim()
@@ -147,8 +160,13 @@ def _segment_label(axes: Axes, x: float, y: float, part: StepPart, room: float) 
         axes.text(x, y, value, **style)
 
 
-def _over_time(report: Report, width: int, series: list[Series]) -> Figure | None:
-    """Lines over the training time so far, one marker an epoch; arms are named above the axes."""
+def _over_time(
+    report: Report, width: int, series: list[Series], usd_per_s: float | None = None
+) -> Figure | None:
+    """Lines over the training time so far, one marker an epoch; arms are named above the axes.
+
+    With a rate the time is turned into money.
+    """
     trained = [arm for arm in ordered_arms(report) if arm.epochs]
     if not _finite(value(e) for arm in trained for e in arm.epochs for _, value, _ in series):
         return None
@@ -156,7 +174,12 @@ def _over_time(report: Report, width: int, series: list[Series]) -> Figure | Non
     drawn = svg.figure(width, 206 + head)
     axes = svg.axes(drawn, left=56, right=16, top=head, bottom=34)
     longest = max(arm.epochs[-1].elapsed_train_time_s for arm in trained)
-    unit, divisor = ("min", 60.0) if longest > 300 else ("s", 1.0)
+    unit, divisor = (" min", 60.0) if longest > 300 else (" s", 1.0)
+    if usd_per_s is not None:
+        # In thousandths where it is little, so that the axis needs no row of noughts.
+        unit, divisor = ("", 1 / usd_per_s)
+        if longest * usd_per_s < 0.1:
+            unit, divisor = (" m$", 1 / usd_per_s / 1e3)
     for number, arm in enumerate(trained):
         style: dict[str, Any] = {
             "color": svg.ROLE_COLOURS[role(report, arm)],
@@ -189,8 +212,12 @@ def _over_time(report: Report, width: int, series: list[Series]) -> Figure | Non
     axes.margins(y=0.12)
     axes.grid(axis="x", visible=False)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}"))
+    axes.xaxis.set_major_locator(MaxNLocator(7 if width > 400 else 4, steps=[1, 2, 5, 10]))
+
+    def label(value: float) -> str:
+        return f"${value:g}" if usd_per_s is not None and not unit else f"{value:g}{unit}"
+
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
     return drawn
 
 

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from fastmodel.harness.records import Report
 
+from . import conditions, money, summary, tables
 from . import format as fmt
-from . import summary, tables
 from .json_schema import ADAPTER
 from .pictures import pictures
 
@@ -41,6 +41,8 @@ def render_html(report: Report) -> str:
         css=Markup(css),
         summary=summary,
         tables=tables,
+        money=money,
+        conditions=conditions,
         pictures=pictures(report),
         json_base64=base64.b64encode(compact).decode(),
         json_size=len(compact),

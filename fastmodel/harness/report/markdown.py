@@ -6,7 +6,7 @@ import re
 
 from fastmodel.harness.records import Report
 
-from . import summary, tables
+from . import conditions, money, summary, tables
 from .tables import Cell, Table
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~])")
@@ -43,11 +43,16 @@ def render_markdown(report: Report) -> str:
         blocks += ["## Headline figures", "\n".join(lines)]
     for build in (
         tables.arms,
+        *([conditions.failures] if report.failures else []),
+        money.costs,
+        *([money.other_prices] if report.cost_rate is not None else []),
         tables.pairs,
         tables.epochs,
         tables.steps,
         tables.gate,
         tables.swaps,
+        conditions.rest,
+        conditions.disturbances,
         tables.environment,
         tables.method,
     ):

@@ -96,6 +96,13 @@ def pictures(report: Report) -> dict[str, Picture]:
             tables.absent_reason(report, "telemetry", "no arm was trained"),
             wide=WHOLE,
         ),
+        "money": picture(
+            "money",
+            charts.accuracy_over_money,
+            "Validation accuracy over money",
+            "What the training time until then cost; start-up and evaluation are not counted.",
+            no_epochs if report.cost_rate else fmt.clean(report.missing.get("cost_rate", "")),
+        ),
         "steps": picture(
             "steps",
             charts.steps,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from fastmodel.harness.cost import JOULES_PER_KWH
 from fastmodel.harness.records import Arm, Report
 
 from . import format as fmt
@@ -91,8 +92,8 @@ def arms(report: Report) -> Table:
         value("Training time", "train_time_s", fmt.seconds),
         value("Peak memory", "peak_memory_bytes", fmt.size),
         row("Energy", _energy),
-        value("Cost per epoch", "cost_usd_per_epoch", fmt.usd),
-        value("Cost of the training run", "cost_usd_total", fmt.usd),
+        value("Start-up", "startup_time_s", fmt.seconds),
+        value("Validation", "evaluation_time_s", fmt.seconds),
     ]
     remarks = [
         "Ranges are 95 % intervals. Validation accuracy is that of the last epoch, and the training"
@@ -131,7 +132,9 @@ def _throughput(arm: Arm) -> Cell:
 def _energy(arm: Arm) -> Cell:
     if arm.energy_j is None:
         return missing(why(arm.missing, "energy_j"))
-    return Cell(fmt.energy(arm.energy_j), fmt.clean(arm.energy_source or ""))
+    kwh = f"{fmt.significant(arm.energy_j / JOULES_PER_KWH)} kWh"
+    source = fmt.clean(arm.energy_source or "")
+    return Cell(fmt.energy(arm.energy_j), f"{kwh}, {source}" if source else kwh)
 
 
 def _ratio(report: Report, arm: Arm) -> Cell:
@@ -368,6 +371,10 @@ def _steps_per_window(steps: int | None) -> Cell:
     return missing("no window was timed") if steps is None else Cell(fmt.count(steps))
 
 
+def _stopped(reason: str | None) -> Cell:
+    return missing("it did not") if reason is None else text(reason)
+
+
 def method(report: Report) -> Table:
     """What was trained, and how it was timed."""
     work, how, rate = report.workload, report.method, report.cost_rate
@@ -388,6 +395,7 @@ def method(report: Report) -> Table:
         [Cell("Pairs"), Cell(fmt.count(how.pairs))],
         [Cell("Steps per window"), _steps_per_window(how.steps_per_window)],
         [Cell("Warm-up steps"), Cell(fmt.count(how.warmup_steps))],
+        [Cell("Why the timing ended"), _stopped(how.stopped)],
         [Cell("Bootstrap resamples"), Cell(fmt.count(how.bootstrap_resamples))],
     ]
     if rate is None:
@@ -395,9 +403,15 @@ def method(report: Report) -> Table:
     else:
         dated = f", as of {rate.as_of}" if rate.as_of else ""
         rows.append(
-            [Cell("Rate"), text(f"{fmt.usd(rate.rate_usd_per_h)} per hour ({rate.name}{dated})")]
+            [
+                Cell("Rate"),
+                text(f"{fmt.usd(rate.rate_usd_per_h)} per hour ({rate.name}, {rate.kind}{dated})"),
+            ]
         )
         is_link = rate.source.startswith(("https://", "http://"))
         source = fmt.clean(rate.source)
-        rows.append([Cell("Source of the rate"), Cell(source, link=source if is_link else "")])
+        trust = fmt.clean(rate.confirmation)
+        rows.append(
+            [Cell("Source of the rate"), Cell(source, trust, link=source if is_link else "")]
+        )
     return Table("method", "Method", ["", ""], rows)
