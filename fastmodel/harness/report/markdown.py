@@ -45,7 +45,7 @@ def render_markdown(report: Report) -> str:
         tables.arms,
         *([conditions.failures] if report.failures else []),
         money.costs,
-        *([money.other_prices] if report.cost_rate is not None else []),
+        *([money.other_prices] if len(money.other_prices(report).rows) > 1 else []),
         tables.pairs,
         tables.epochs,
         tables.steps,
