@@ -20,8 +20,14 @@ def write(report: Report, directory: Path) -> Path:
     """One run: curves by epoch under "<arm>/", the figures as its summary, the job as its config."""
     import wandb
 
+    is_ours_alone = wandb.run is None
     settings = wandb.Settings(
-        silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        x_disable_stats=True,
+        reinit="create_new",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package's own, about its dependencies
@@ -51,4 +57,6 @@ def write(report: Report, directory: Path) -> Path:
         for one in figures(report):
             run.summary[f"{one.arm}/{one.name}" if one.arm else one.name] = one.value
         run.finish()
+        if is_ours_alone:
+            wandb.teardown()  # waits for the process that writes the file
     return directory / "wandb"
