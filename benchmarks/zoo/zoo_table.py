@@ -49,6 +49,9 @@ def table(found: list[Result]) -> str:
         f"{lowest.ratio.value:.2f} ({lowest.network}). To PyTorch's best arm: "
         f"{geometric_mean([one.ratio_to_best.value for one in found]):.2f}.",
     ]
+    missing = [one.name for one in NETWORKS if one.name not in {r.network for r in found}]
+    if missing:
+        lines += ["", f"Not measured yet on this machine: {', '.join(missing)}."]
     return "\n".join(lines)
 
 
