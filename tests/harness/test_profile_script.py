@@ -136,7 +136,8 @@ def test_a_script_that_never_steps_is_told_so(profiled):
 def test_a_fork_writes_nothing_and_keeps_its_own_code(profiled):
     code, stdout, stderr, out = profiled(
         """
-        import os
+        import os, warnings
+        warnings.simplefilter("ignore")  # newer Pythons warn of a fork beside threads
         train(3)
         child = os.fork()
         train(20)

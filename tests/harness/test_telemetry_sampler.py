@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 
@@ -85,16 +86,8 @@ def test_a_period_must_be_above_zero(period_s):
         Sampler([], period_s=period_s)
 
 
-def spin(stop):
-    while not stop.is_set():
-        sum(range(1000))
-
-
 def test_the_host_counts_its_cores_and_its_childrens_apart():
-    context = multiprocessing.get_context("fork")
-    stop = context.Event()
-    child = context.Process(target=spin, args=(stop,))
-    child.start()
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         source = HostSource()
         source.start()
@@ -102,8 +95,8 @@ def test_the_host_counts_its_cores_and_its_childrens_apart():
         threading.Event().wait(0.5)
         found = source.sample()
     finally:
-        stop.set()
-        child.join()
+        child.kill()
+        child.wait()
     assert found["children"] == 1 and found["children_memory_bytes"] > 0
     assert found["children_cpu_cores"] > 0.05
     # This process slept.
