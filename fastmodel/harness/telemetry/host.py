@@ -10,7 +10,8 @@ import psutil
 
 from fastmodel.harness.telemetry.source import Quantity
 
-_CHILDREN_EVERY_S = 1.0
+_SLOW_EVERY_S = 1.0
+"""What costs most and changes least is read this often: which children there are, memory left, the clock."""
 CHILDREN = ("children_cpu_cores", "children_memory_bytes", "children")
 
 
@@ -36,7 +37,7 @@ class HostSource:
             )
         self.quantities: Sequence[Quantity] = [Quantity(name) for name in names]
         self._children: dict[int, psutil.Process] = {}
-        self._looked_s = -_CHILDREN_EVERY_S
+        self._looked_s = float("-inf")
         self._last: tuple[float, float] | None = None
         self._child_times_s: dict[int, float] = {}
 
@@ -54,30 +55,32 @@ class HostSource:
         found: dict[str, float] = {
             "machine_cpu_percent": psutil.cpu_percent(None),
             "process_memory_bytes": self._process.memory_info().rss,
-            "memory_available_bytes": psutil.virtual_memory().available,
         }
-        children_s, memory_bytes, count = self._read_children(now_s)
+        if now_s - self._looked_s >= _SLOW_EVERY_S:
+            self._looked_s = now_s
+            self._find_children()
+            found["memory_available_bytes"] = psutil.virtual_memory().available
+            if self._has_clock and (clock := self._clock_mhz()) is not None:
+                found["cpu_clock_mhz"] = clock
+        children_s, memory_bytes, count = self._read_children()
         found["children_memory_bytes"], found["children"] = memory_bytes, count
         if self._last is not None:
             elapsed_s = max(now_s - self._last[0], 1e-9)
             found["process_cpu_cores"] = (used_s - self._last[1]) / elapsed_s
             found["children_cpu_cores"] = children_s / elapsed_s
         self._last = (now_s, used_s)
-        if self._has_clock and (clock := self._clock_mhz()) is not None:
-            found["cpu_clock_mhz"] = clock
         return found
 
     def finish(self) -> Mapping[str, float | None]:
         """Nothing of the whole window."""
         return {}
 
-    def _read_children(self, now_s: float) -> tuple[float, int, int]:
+    def _find_children(self) -> None:
+        found = ((pid, self._child(pid)) for pid in _descendants())
+        self._children = {pid: child for pid, child in found if child is not None}
+
+    def _read_children(self) -> tuple[float, int, int]:
         """CPU seconds of the children since the sample before, their memory, how many there are."""
-        if now_s - self._looked_s >= _CHILDREN_EVERY_S:
-            self._looked_s = now_s
-            self._children = {
-                pid: child for pid in _descendants() if (child := self._child(pid)) is not None
-            }
         used_s, memory_bytes, count = 0.0, 0, 0
         for pid, child in self._children.items():
             try:
