@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -16,7 +17,7 @@ FLAGS += ["--disable-component-update", "--disable-sync"]
 
 
 def main(page: Path, folder: Path) -> None:
-    """Write report-<width>-<theme>.png, whole pages."""
+    """Write report-<width>-<theme>.png, whole pages, and report.png, the top of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     chromium = shutil.which("chromium")
     with sync_playwright() as driver:
@@ -28,9 +29,14 @@ def main(page: Path, folder: Path) -> None:
                 )
                 tab = context.new_page()
                 tab.goto(page.resolve().as_uri())
-                tab.screenshot(path=folder / f"report-{width}-{theme}.png", full_page=True)
+                path = folder / f"report-{width}-{theme}.png"
+                tab.screenshot(path=path, full_page=True)
+                Image.open(path).quantize(128).save(path, optimize=True)
                 context.close()
         browser.close()
+    # The README's picture: the top of the page.
+    whole = Image.open(folder / "report-1280-light.png")
+    whole.crop((0, 0, whole.width, 1900)).save(folder / "report.png", optimize=True)
 
 
 if __name__ == "__main__":

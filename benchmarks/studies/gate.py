@@ -53,7 +53,7 @@ def measure(folder: Path, runs: int, slow: bool) -> None:
     if slow:
         plant()
     kind = "slow" if slow else "alike"
-    done = len(list(folder.glob(f"{kind}-*/report.json")))
+    done = len(list(folder.glob(f"{kind}-*")))
     for number in range(done, done + runs):
         place = folder / f"{kind}-{number:02d}"
         start_s = time.perf_counter()
@@ -63,9 +63,18 @@ def measure(folder: Path, runs: int, slow: bool) -> None:
             sys.exit(code)
 
 
+def finished(folder: Path, kind: str) -> list[Path]:
+    """The runs of a kind that came to their end; one that was cut off compares nothing."""
+    return [
+        place
+        for place in sorted(folder.glob(f"{kind}-*"))
+        if (place / "report.json").exists() and load_report(place).complete
+    ]
+
+
 def judge(folder: Path, path: Path) -> None:
     """Every run against the first one."""
-    first, *alike = sorted(folder.glob("alike-*"))
+    first, *alike = finished(folder, "alike")
     old = load_report(first)
     result: dict = {"bound": BOUND, "planted": SLOWER, "command": f"fastmodel {BENCH}"}
     result["environment"] = {
@@ -74,7 +83,7 @@ def judge(folder: Path, path: Path) -> None:
         "torch": old.environment.torch_version,
     }
     result["old"] = {"speedup": old.speedup.estimate, "ci95": old.speedup.ci95}
-    for kind, places in (("alike", alike), ("slow", sorted(folder.glob("slow-*")))):
+    for kind, places in (("alike", alike), ("slow", finished(folder, "slow"))):
         rows = []
         for place in places:
             new = load_report(place)

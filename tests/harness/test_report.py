@@ -699,7 +699,7 @@ def test_conditions_are_those_of_the_record() -> None:
     assert rest["eager-fused"][0] == "never steady" and rest["eager-fused"][2] == "+7.1 %"
     assert tables["disturbances"][1][:2] == ["descheduled", "1 of 16"]
     text = plain(page("full"))
-    assert "Without its 1 disturbed pairs the ratio would be 3.22" in text
+    assert "Without the disturbed pairs (1) the ratio would be 3.22" in text
 
 
 def test_an_arm_that_failed_is_told_with_its_reason() -> None:

@@ -62,7 +62,7 @@ def disturbances(report: Report) -> Table:
     if speedup is not None and speedup.disturbed_pairs and speedup.undisturbed is not None:
         without = speedup.undisturbed
         remarks.append(
-            f"Without its {speedup.disturbed_pairs} disturbed pairs the ratio would be "
+            f"Without the disturbed pairs ({speedup.disturbed_pairs}) the ratio would be "
             f"{fmt.ratio(without.estimate)} ({fmt.ratio_interval(without.ci95)})."
         )
     return Table(

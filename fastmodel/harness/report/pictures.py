@@ -93,7 +93,7 @@ def pictures(report: Report) -> dict[str, Picture]:
             lambda report, width: telemetry_chart.draw(_telemetry(report), width),
             "Telemetry over the training run",
             _telemetry_caption(report),
-            tables.absent_reason(report, "telemetry", "no arm was trained"),
+            tables.absent_reason(report, "telemetry", "the hardware was not sampled"),
             wide=WHOLE,
         ),
         "money": picture(
