@@ -29,7 +29,10 @@ from fastmodel.harness.workloads.arms import Arm
 from fastmodel.harness.workloads.protocol import Options, Workload, parameter_count
 from fastmodel.timing import RESAMPLES
 
-_RUN_FIELDS = ("test_accuracy", "test_loss", "train_time_s", "peak_memory_bytes", "energy_j")
+_RUN_FIELDS = (
+    *("test_accuracy", "test_loss", "train_time_s"),
+    *("peak_memory_bytes", "energy_j", "telemetry"),
+)
 _CUT_OFF = "the run was cut off; go on with --resume"
 
 
