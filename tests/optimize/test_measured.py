@@ -139,7 +139,8 @@ def test_a_slow_kernel_is_rejected_by_the_measurement(x, monkeypatch):
     monkeypatch.setattr(fm.nn.ConvReLUMaxPool2d, "forward", slow)
     fused = fm.optimize(zoo.lenet(), x)
     assert "0" not in swapped(fused)
-    assert reason_of(fused, "0").startswith("slower than PyTorch: 0.")
+    words = ("slower than PyTorch: 0.", "no certain gain: 0.")  # the latter on a busy machine
+    assert reason_of(fused, "0").startswith(words)
 
 
 def test_a_candidate_that_raises_is_left(x, races, monkeypatch):
