@@ -251,7 +251,8 @@ class LiveGradients {
   // set too.
   static constexpr int64_t kFilterBytesInL1 = 24 * 1024;
   // The image's gradient, which a scattered sum walks once for every channel. Against lists per
-  // pixel, 32 to 64 channels at 13 x 13, batch 64: @@ (benchmarks/results/).
+  // pixel, 32 to 64 channels at 13 x 13, batch 64: the whole backward 1.13 to 1.24 times as fast
+  // (2 cores of an Intel Xeon, Emerald Rapids; the same calls by turns in two builds).
   static constexpr int64_t kImageBytesInL1 = 32 * 1024;
   // So many channels at a time, in whole vectors, whose part of a narrow tile fits.
   static constexpr int64_t kNarrowChunk =
