@@ -20,7 +20,8 @@ bench-steps: .venv/installed  ## the CNN's training step at batch 64 and 512, an
 	$(STEPS) --batch-size 512 --out reports/step-512
 	$(AVX2) $(STEPS) --batch-size 64 --out reports/step-64-avx2
 
-RESULTS = benchmarks/results/epyc-2core
+MACHINE ?= epyc-2core
+RESULTS = benchmarks/results/$(MACHINE)
 
 results: bench-ops bench-steps  ## all of it into the committed results, and the documents from those
 	mkdir -p $(RESULTS)

@@ -83,12 +83,16 @@ def _between(text: str, name: str, lines: Sequence[str]) -> str:
 
 
 def _step_table(directory: Path) -> Iterator[str]:
-    """A row a report of `make bench-steps`."""
-    yield from _head("batch", "instructions", "PyTorch's best, samples/s", "fastmodel, samples/s")
-    reports = [load_report(path) for path in directory.glob(f"{STEP}*.json")]
-    for report in sorted(
-        reports, key=lambda r: (r.environment.cpu_capability != "avx512", r.workload.batch_size)
-    ):
+    """A row a report of `make bench-steps`, of every machine beside `directory`."""
+    rates = ("PyTorch's best, samples/s", "fastmodel, samples/s")
+    yield from _head("CPU, 2 cores", "batch", "instructions", *rates)
+    reports = [load_report(path) for path in directory.parent.glob(f"*/{STEP}*.json")]
+
+    def order(report: Report) -> tuple:
+        where = report.environment
+        return where.cpu_model, where.cpu_capability != "avx512", report.workload.batch_size
+
+    for report in sorted(reports, key=order):
         yield _step_row(report)
 
 
@@ -99,7 +103,9 @@ def _step_row(report: Report) -> str:
     ours, theirs = rates[speedup.optimized], rates[speedup.baseline]
     assert ours is not None and theirs is not None
     low, high = speedup.ci95
+    assert report.environment.threads == 2  # as the table's head has it
     return _row(
+        report.environment.cpu_model or "unknown",
         str(report.workload.batch_size),
         report.environment.cpu_capability,
         f"{theirs.estimate:,.0f} ({speedup.baseline})",

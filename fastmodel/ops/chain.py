@@ -124,7 +124,7 @@ class _Pass:
                 for number, link in enumerate(self.links)
                 for position, value in enumerate(link.call.args)
                 for place, seed in enumerate(capture.seeds)
-                if value is seed
+                if isinstance(value, Tensor) and value.data_ptr() == seed.data_ptr()
             ]
             self.plan.forward = program
             again = program.run((x, *parameters), capture.seeds)
@@ -174,7 +174,7 @@ class _Pass:
         is_as_captured = eager.is_plain((grad,)) and not eager.is_batched(grad)
         is_as_captured &= [t.stride() for t in inputs] == self.plan.strides
         own = (grad, *inputs, *saved)
-        key = (wanted, grad.shape, grad.stride(), grad.dtype)
+        key = (wanted, grad.shape, grad.stride(), grad.dtype, dispatch.requested())
         program = self.plan.backward.get(key) if is_as_captured else None
         if program is not None:
             result = program.run(own)

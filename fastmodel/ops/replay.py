@@ -53,13 +53,14 @@ class Place:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
+    is_in_block: bool
 
     def tensor(self, memory: Sequence[Tensor | None]) -> Tensor:
         """The tensor, given those that the slots stand for."""
         within = memory[self.slot]
         assert within is not None
-        if within.dtype is self.dtype and self.offset == 0 and within.stride() == self.stride:
-            return within
+        if not self.is_in_block:  # an input or output, or another shape of it
+            return within if within.shape == self.shape else within.reshape(self.shape)
         flat = within[self.offset : self.offset + _span(self)].view(self.dtype)
         return flat.as_strided(self.shape, self.stride)
 
@@ -212,7 +213,8 @@ class Capture(TorchDispatchMode):
 
         def place(tensor: Tensor) -> Place:
             slot, offset = find(tensor.data_ptr()) or (count, 0)
-            return Place(slot, offset, tuple(tensor.shape), tensor.stride(), tensor.dtype)
+            shape, stride = tuple(tensor.shape), tensor.stride()
+            return Place(slot, offset, shape, stride, tensor.dtype, slot == count)
 
         places = tuple(map(place, outputs))
         if any(p.slot != count + 1 + i for i, p in enumerate(places)):

@@ -103,6 +103,7 @@ def test_tensor_options(lr, betas):
         optim_numbers.check_shared_memory,
         optim_life.check_reassigned,
         optim_life.check_life_of_a_loop,
+        optim_life.check_hooks_and_profiler,
         optim_life.check_explicit_backend_writes_nothing,
         optim_life.check_pytorch_implementations,
         optim_layouts.check_fused_heeds_strides,

@@ -76,8 +76,8 @@ def assert_close(found: list, expected: list, depth: int = 4096) -> None:
         assert (a is None) == (b is None)
         if a is not None:
             assert a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride()
-            eps = torch.finfo(a.dtype).eps
-            torch.testing.assert_close(a, b, rtol=4 * eps, atol=4 * eps * depth**0.5)
+            eps, scale = torch.finfo(a.dtype).eps, max(1.0, b.detach().abs().max().item())
+            torch.testing.assert_close(a, b, rtol=4 * eps, atol=4 * eps * depth**0.5 * scale)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
@@ -155,10 +155,11 @@ def test_backward_twice_through_a_kept_graph():
         loss.backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("calls", [1, 3], ids=["captured", "replayed"])
-def test_second_derivatives(calls):
-    ours, theirs = pair([m.double() for m in cnn()])
-    x = torch.randn(3, 1, 14, 14, dtype=torch.float64, requires_grad=True)
+def test_second_derivatives(calls, dtype):
+    ours, theirs = pair([m.to(dtype) for m in cnn()])
+    x = torch.randn(3, 1, 14, 14, dtype=dtype, requires_grad=True)
     for seed in range(calls):
         found = []
         for model in (ours, theirs):
@@ -208,6 +209,7 @@ def test_changes_between_steps():
         model[4].weight = nn.Parameter(model[4].weight.detach()[:, :32].clone())
 
     changes = [
+        lambda model: None,  # the plan that must not outlive what follows
         lambda model: model.eval(),
         lambda model: model.train(),
         set_p,
@@ -224,10 +226,24 @@ def test_changes_between_steps():
         x = x.to(ours[0].weight.dtype)
         for seed in range(3):
             assert_close(step(ours, x, seed), step(theirs, x, seed))
-    for size in (1, 2, 5):
-        assert_close(step(ours, x[:size]), step(theirs, x[:size]))
-    strided = x.transpose(2, 3)
-    assert_close(step(ours, strided), step(theirs, strided))
+
+
+def test_inputs_of_other_sizes_and_layouts():
+    ours, theirs = pair(cnn())
+    x = torch.randn(6, 1, 14, 14)
+    wide = torch.randn(6, 1, 28, 28)
+    inputs = [
+        x,
+        x[:1],
+        x[::2],
+        x[:3],
+        x.transpose(2, 3),
+        wide[:, :, ::2, ::2],
+        wide[:, :, :14, :14],
+    ]
+    for _ in range(3):
+        for value in inputs:
+            assert_close(step(ours, value), step(theirs, value))
 
 
 def test_the_number_of_plans_is_bounded():
@@ -274,6 +290,18 @@ def test_backends_by_name(backend):
     for seed in range(3):
         with fm.use_backend(backend):
             assert_close(step(ours, x, seed), step(theirs, x, seed))
+
+
+def test_a_backend_by_name_is_not_replayed_by_another():
+    ours = fm.nn.Sequential(*cnn())
+    x = torch.randn(5, 1, 14, 14)
+    for seed in range(3):
+        step(ours, x, seed)
+    with fm.use_backend("cuda"), pytest.raises(fm.errors.BackendError, match="cuda"):
+        ours(x)
+    out = ours(x).sum()
+    with fm.use_backend("cuda"), pytest.raises(fm.errors.BackendError, match="cuda"):
+        out.backward()
 
 
 def test_not_chained_where_somebody_looks():
@@ -323,11 +351,23 @@ def test_many_gradients_at_once():
 
 
 def test_hooks_on_saved_tensors():
+    """Among them such as lay out anew what was saved."""
     ours, theirs = pair(cnn())
-    x = torch.randn(5, 1, 14, 14).to(memory_format=torch.channels_last)
-    for seed in range(4):
-        with torch.autograd.graph.save_on_cpu():
-            assert_close(step(ours, x, seed), step(theirs, x, seed))
+    for model in (ours, theirs):
+        model.to(memory_format=torch.channels_last)
+    x = torch.randn(5, 1, 14, 14)
+
+    def pack(tensor):
+        return tensor.clone(memory_format=torch.contiguous_format)
+
+    for seed in range(3):
+        assert_close(step(ours, x, seed), step(theirs, x, seed))
+    for seed in range(3):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            found = step(ours, x, seed)
+        for a, b in zip(found, step(theirs, x, seed), strict=True):
+            if a is not None:  # gradients are laid out as what was unpacked
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_a_saved_input_that_changed_is_an_error():
@@ -350,7 +390,10 @@ def test_the_output_may_change_where_no_derivative_needs_it():
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e38])
 def test_what_is_not_finite(value):
     """Winograd's kernels refuse it, also when replayed."""
-    ours, theirs = pair(cnn(dropout=0.0))
+    ours, theirs = pair(cnn()[:3])
+    for layer in (ours[2], theirs[2]):  # one tap: few of a tile's sums meet the value
+        with torch.no_grad():
+            layer.weight[:, :, 1:] = 0
     x = torch.randn(5, 1, 14, 14)
     for seed in range(3):
         step(ours, x, seed)

@@ -9,6 +9,10 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 import fastmodel as fm
 from support.optimizers import (
@@ -20,6 +24,45 @@ from support.optimizers import (
     run_together,
     twins_of,
 )
+
+
+def check_hooks_and_profiler(opt) -> None:
+    """Each hook is called once a step, those for all optimizers too; the profiler sees step and zero_grad."""
+    params = parameters((6, 5))
+    optimizer = opt.make(params, lr=LR)
+    calls: list[str] = []
+
+    def note(name):
+        return lambda *_: calls.append(name)
+
+    def step():
+        calls.clear()
+        give_grads(0, params)
+        optimizer.step()
+        return calls
+
+    assert step() == []
+    for register, name in (
+        (optimizer.register_step_pre_hook, "pre"),
+        (optimizer.register_step_post_hook, "post"),
+        (register_optimizer_step_pre_hook, "pre of all"),
+        (register_optimizer_step_post_hook, "post of all"),
+    ):
+        handle = register(note(name))
+        assert step() == [name]
+        handle.remove()
+    assert step() == []
+    with torch.profiler.profile() as profile:
+        step()
+        optimizer.zero_grad()
+    kind = type(optimizer).__name__
+    assert {f"Optimizer.step#{kind}.step", f"Optimizer.zero_grad#{kind}.zero_grad"} <= {
+        event.key for event in profile.key_averages()
+    }
+    assert all(param.grad is None for param in params)
+    give_grads(0, params)
+    optimizer.zero_grad(set_to_none=False)
+    assert all(not param.grad.any() for param in params)
 
 
 def check_state_dict_both_ways(opt, options, tmp_path) -> None:
