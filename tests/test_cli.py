@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.processes import script
+from support.processes import heed_interrupts, script
 
 import fastmodel as fm
 from fastmodel import cli
@@ -238,6 +238,7 @@ def test_ctrl_c_leaves_a_readable_incomplete_report(tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
         text=True,
     )
     samples = tmp_path / "samples.jsonl"

@@ -11,7 +11,7 @@ import textwrap
 import time
 
 import pytest
-from support.processes import script
+from support.processes import heed_interrupts, script
 
 from fastmodel.harness.profile_job import load_profile
 
@@ -46,6 +46,7 @@ def profiled(tmp_path):
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=heed_interrupts,
             text=True,
         )
         running.append(process)

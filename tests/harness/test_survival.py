@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.processes import script
+from support.processes import heed_interrupts, script
 
 from fastmodel import cli
 from fastmodel.errors import InputError, StorageError
@@ -40,6 +40,7 @@ def start(folder: Path, *more: str, prefix: tuple[str, ...] = ()) -> subprocess.
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
         text=True,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -20,3 +21,8 @@ def script(code: str, *arguments: str) -> list[str]:
     path = Path(folder) / "script.py"
     path.write_text(code)
     return [sys.executable, "-W", "error", str(path), *arguments]
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: a suite that a shell has put into the background hands on that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
