@@ -1,6 +1,5 @@
-// Products of a linear layer on the CPU. No operand is repacked: forward takes dot products along
-// in_features, backward runs over rows whose in_features are contiguous, so every vector load is a
-// plain one.
+// Products of a linear layer on the CPU: the panels that both passes are made of, and backward,
+// which runs over rows whose in_features are contiguous: no operand is repacked.
 //
 // FLOPs: 2 * rows * in * out forward, twice that backward. Bytes: weight dominates at training
 // batches (it is read once forward, read and written once backward); at 64 rows that is 32 FLOP a
@@ -17,10 +16,8 @@ namespace {
 // 2 FMA ports x 4 cycles latency want at least 8 accumulators in flight; the tiles take what the
 // register file leaves beside their operands (32 registers with AVX-512, 16 below).
 #if defined(__AVX512F__)
-constexpr int kDotRows = 4, kDotOuts = 4;
 constexpr int kPanelRows = 6, kPanelVecs = 4;
 #else
-constexpr int kDotRows = 4, kDotOuts = 2;
 constexpr int kPanelRows = 4, kPanelVecs = 2;
 #endif
 
@@ -28,80 +25,12 @@ struct LinearShape {
   int64_t rows, in_features, out_features;
 };
 
-// acc[r][o] = sum over i of x[r][i] * w[o][i] for a small tile of rows and outputs.
-template <int kRows, int kOuts, typename T>
-void dot_tile(const T* x, const T* w, int64_t in, float (&result)[kDotRows][kDotOuts]) {
-  Vec acc[kRows][kOuts];
-  FASTMODEL_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    FASTMODEL_UNROLL
-    for (int o = 0; o < kOuts; ++o) acc[r][o] = Vec{};
-  }
-  int64_t i = 0;
-  for (; i + kLanes <= in; i += kLanes) {
-    Vec wv[kOuts];
-    FASTMODEL_UNROLL
-    for (int o = 0; o < kOuts; ++o) wv[o] = load(w + o * in + i);
-    FASTMODEL_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Vec xv = load(x + r * in + i);
-      FASTMODEL_UNROLL
-      for (int o = 0; o < kOuts; ++o) acc[r][o] += xv * wv[o];
-    }
-  }
-  if (i < in) {
-    const int left = static_cast<int>(in - i);
-    FASTMODEL_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Vec xv = load_first(x + r * in + i, left);
-      FASTMODEL_UNROLL
-      for (int o = 0; o < kOuts; ++o) acc[r][o] += xv * load_first(w + o * in + i, left);
-    }
-  }
-  FASTMODEL_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    FASTMODEL_UNROLL
-    for (int o = 0; o < kOuts; ++o) result[r][o] = sum(acc[r][o]);
-  }
-}
-
-// out = relu(x weight^T + bias); bias may be null.
-template <typename T>
-void linear_relu_forward(const T* x, const T* weight, const T* bias, T* out, LinearShape shape,
-                         int threads) {
-  const int64_t rows = shape.rows, in = shape.in_features, outs = shape.out_features;
-  const auto write = [&](int64_t m, int64_t o, float value) {
-    if (bias != nullptr) value += to_float(bias[o]);
-    from_float(value <= 0.0f ? 0.0f : value, out + m * outs + o);
-  };
-  const int64_t blocks = (outs + kDotOuts - 1) / kDotOuts;
-  parallel_for(blocks, threads, [&](int64_t begin, int64_t end, int) {
-    float tile[kDotRows][kDotOuts];
-    for (int64_t o = begin * kDotOuts; o < std::min(end * kDotOuts, outs); o += kDotOuts) {
-      const T* w = weight + o * in;
-      const bool whole = o + kDotOuts <= outs;
-      int64_t m = 0;
-      for (; whole && m + kDotRows <= rows; m += kDotRows) {
-        dot_tile<kDotRows, kDotOuts>(x + m * in, w, in, tile);
-        for (int r = 0; r < kDotRows; ++r) {
-          for (int c = 0; c < kDotOuts; ++c) write(m + r, o + c, tile[r][c]);
-        }
-      }
-      for (; m < rows; ++m) {
-        for (int64_t c = 0; c < std::min<int64_t>(kDotOuts, outs - o); ++c) {
-          dot_tile<1, 1>(x + m * in, w + c * in, in, tile);
-          write(m, o + c, tile[0][0]);
-        }
-      }
-    }
-  });
-}
-
-// c[r][0 .. kVecs vectors) = sum over k of a(r, k) * b[k][...], a(r, k) = a[r * a_row + k * a_k].
-// Only the first `lanes` lanes of the last vector are read and written.
-template <int kRows, int kVecs, typename T>
-void panel_tile(const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, int64_t depth,
-                T* c, int64_t ldc, int lanes) {
+// c[r][0 .. kVecs vectors) = sum over k of a(r, k) * b[k][...], a(r, k) = a[r * a_row + k * a_k],
+// added to what c holds if is_sum. Only the first `lanes` lanes of the last vector are read and
+// written.
+template <int kRows, int kVecs, typename A, typename B, typename C>
+void panel_tile(const A* a, int64_t a_row, int64_t a_k, const B* b, int64_t ldb, int64_t depth,
+                C* c, int64_t ldc, int lanes, bool is_sum) {
   Vec acc[kRows][kVecs];
   FASTMODEL_UNROLL
   for (int r = 0; r < kRows; ++r) {
@@ -115,9 +44,17 @@ void panel_tile(const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t 
     bv[kVecs - 1] = load_first(b + k * ldb + (kVecs - 1) * kLanes, lanes);
     FASTMODEL_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const Vec av = broadcast(a[r * a_row + k * a_k]);
+      const Vec av = broadcast(to_float(a[r * a_row + k * a_k]));
       FASTMODEL_UNROLL
       for (int v = 0; v < kVecs; ++v) acc[r][v] += av * bv[v];
+    }
+  }
+  if (is_sum) {
+    FASTMODEL_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      FASTMODEL_UNROLL
+      for (int v = 0; v + 1 < kVecs; ++v) acc[r][v] += load(c + r * ldc + v * kLanes);
+      acc[r][kVecs - 1] += load_first(c + r * ldc + (kVecs - 1) * kLanes, lanes);
     }
   }
   FASTMODEL_UNROLL
@@ -128,19 +65,19 @@ void panel_tile(const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t 
   }
 }
 
-template <int kVecs, typename T>
-void panel(const float* a, int64_t a_row, int64_t a_k, int64_t rows, const T* b, int64_t ldb,
-           int64_t depth, T* c, int64_t ldc, int lanes) {
+template <int kVecs, typename A, typename B, typename C>
+void panel(const A* a, int64_t a_row, int64_t a_k, int64_t rows, const B* b, int64_t ldb,
+           int64_t depth, C* c, int64_t ldc, int lanes, bool is_sum = false) {
   int64_t r = 0;
   for (; r + kPanelRows <= rows; r += kPanelRows) {
-    panel_tile<kPanelRows, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc,
-                                  lanes);
+    panel_tile<kPanelRows, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc, lanes,
+                                  is_sum);
   }
   for (; r + 2 <= rows; r += 2) {
-    panel_tile<2, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc, lanes);
+    panel_tile<2, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc, lanes, is_sum);
   }
   for (; r < rows; ++r) {
-    panel_tile<1, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc, lanes);
+    panel_tile<1, kVecs>(a + r * a_row, a_row, a_k, b, ldb, depth, c + r * ldc, ldc, lanes, is_sum);
   }
 }
 

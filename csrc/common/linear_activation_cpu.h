@@ -5,69 +5,20 @@
 // written once; apart it is written, read and written again.
 #pragma once
 
-#include <vector>
-
 #include "common/activations.h"
 #include "common/chain_rule.h"
-#include "common/linear.h"
 #include "common/linear_activation.h"
+#include "common/linear_forward.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
-// Rows whose sums wait in scratch for their activation: kLanes columns of them are 16 KiB at most.
-constexpr int64_t kScratchRows = 256;
-
-// scratch[r][0 .. count) = the products of `rows` rows of x with `count` rows of w.
-template <typename T>
-void dot_columns(const T* x, const T* w, int64_t rows, int64_t count, int64_t in, float* scratch) {
-  float tile[kDotRows][kDotOuts];
-  for (int64_t o = 0; o < count; o += kDotOuts) {
-    const bool whole = o + kDotOuts <= count;
-    int64_t m = 0;
-    for (; whole && m + kDotRows <= rows; m += kDotRows) {
-      dot_tile<kDotRows, kDotOuts>(x + m * in, w + o * in, in, tile);
-      for (int r = 0; r < kDotRows; ++r) {
-        for (int c = 0; c < kDotOuts; ++c) scratch[(m + r) * kLanes + o + c] = tile[r][c];
-      }
-    }
-    for (; m < rows; ++m) {
-      for (int64_t c = o; c < std::min<int64_t>(o + kDotOuts, count); ++c) {
-        dot_tile<1, 1>(x + m * in, w + c * in, in, tile);
-        scratch[m * kLanes + c] = tile[0][0];
-      }
-    }
-  }
-}
-
 template <typename Activation, typename T>
 void linear_activation_forward(const LinearActivationForward& a) {
-  const T* x = static_cast<const T*>(a.x);
-  const T* weight = static_cast<const T*>(a.weight);
-  const T* bias = static_cast<const T*>(a.bias);
-  T* out = static_cast<T*>(a.out);
-  T* pre = static_cast<T*>(a.pre);
-  const int64_t in = a.in_features, outs = a.out_features;
-  const int64_t groups = (outs + kLanes - 1) / kLanes;
-  parallel_for(groups, a.threads, [&](int64_t begin, int64_t end, int) {
-    // Unwritten lanes of a last group stay 0.
-    std::vector<float> scratch(std::min(kScratchRows, a.rows) * kLanes);
-    for (int64_t group = begin; group < end; ++group) {
-      const int64_t o = group * kLanes;
-      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, outs - o));
-      const Vec shift = bias == nullptr ? Vec{} : load_first(bias + o, lanes);
-      for (int64_t first = 0; first < a.rows; first += kScratchRows) {
-        const int64_t rows = std::min(kScratchRows, a.rows - first);
-        dot_columns(x + first * in, weight + o * in, rows, lanes, in, scratch.data());
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t at = (first + r) * outs + o;
-          const Vec z = load(scratch.data() + r * kLanes) + shift;
-          if (pre != nullptr) store_first(pre + at, z, lanes);
-          store_first(out + at, Activation::value(z), lanes);
-        }
-      }
-    }
-  });
+  linear_forward<Activation>(static_cast<const T*>(a.x), static_cast<const T*>(a.weight),
+                             static_cast<const T*>(a.bias), static_cast<T*>(a.out),
+                             static_cast<T*>(a.pre), {a.rows, a.in_features, a.out_features},
+                             a.threads);
 }
 
 template <typename Activation>

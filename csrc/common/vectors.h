@@ -180,23 +180,38 @@ FASTMODEL_INLINE IVec look_up(IVec table, IVec index) {
 #endif
 }
 
+// (a0, b0, a1, b1, ...) of the lower half of the lanes, and of the upper half.
+FASTMODEL_INLINE Vec interleave_low(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return Vec(_mm512_permutex2var_ps(__m512(a), order, __m512(b)));
+#elif defined(__AVX2__)
+  const __m256 low = _mm256_unpacklo_ps(__m256(a), __m256(b));
+  const __m256 high = _mm256_unpackhi_ps(__m256(a), __m256(b));
+  return Vec(_mm256_permute2f128_ps(low, high, 0x20));
+#else
+  return Vec{a[0], b[0], a[1], b[1]};
+#endif
+}
+
+FASTMODEL_INLINE Vec interleave_high(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  const __m512i order =
+      _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
+  return Vec(_mm512_permutex2var_ps(__m512(a), order, __m512(b)));
+#elif defined(__AVX2__)
+  const __m256 low = _mm256_unpacklo_ps(__m256(a), __m256(b));
+  const __m256 high = _mm256_unpackhi_ps(__m256(a), __m256(b));
+  return Vec(_mm256_permute2f128_ps(low, high, 0x31));
+#else
+  return Vec{a[2], b[2], a[3], b[3]};
+#endif
+}
+
 // Writes (index, value) of every lane, one after the other.
 FASTMODEL_INLINE void interleave_pairs(void* to, IVec index, Vec value) {
-#if defined(__AVX512F__)
-  const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-  const __m512i i = reinterpret_cast<__m512i>(index), v = reinterpret_cast<__m512i>(value);
-  _mm512_storeu_si512(to, _mm512_permutex2var_epi32(i, low, v));
-  _mm512_storeu_si512(static_cast<char*>(to) + 64, _mm512_permutex2var_epi32(i, high, v));
-#else
-  int32_t pairs[2 * kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    const float lane = value[i];
-    pairs[2 * i] = index[i];
-    std::memcpy(&pairs[2 * i + 1], &lane, sizeof(lane));
-  }
+  const Vec pairs[2] = {interleave_low(Vec(index), value), interleave_high(Vec(index), value)};
   std::memcpy(to, pairs, sizeof(pairs));
-#endif
 }
 
 // The first n integers as bytes.

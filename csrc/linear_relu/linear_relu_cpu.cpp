@@ -1,16 +1,21 @@
-// linear_relu on the CPU: common/linear.h with the mask of the ReLU before its backward.
-#include "common/linear.h"
+// linear_relu on the CPU: the passes of a linear layer, with the mask of the ReLU before its
+// backward.
+#include "common/linear_forward.h"
 #include "common/relu_mask.h"
 #include "linear_relu/linear_relu.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
+struct Relu {
+  static FASTMODEL_INLINE Vec value(Vec z) { return relu(z); }
+};
+
 template <typename T>
 void forward(const LinearReluForward& a) {
-  linear_relu_forward(static_cast<const T*>(a.x), static_cast<const T*>(a.weight),
-                      static_cast<const T*>(a.bias), static_cast<T*>(a.out),
-                      {a.rows, a.in_features, a.out_features}, a.threads);
+  linear_forward<Relu, T>(static_cast<const T*>(a.x), static_cast<const T*>(a.weight),
+                          static_cast<const T*>(a.bias), static_cast<T*>(a.out), nullptr,
+                          {a.rows, a.in_features, a.out_features}, a.threads);
 }
 
 template <typename T>

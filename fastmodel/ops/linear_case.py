@@ -44,6 +44,12 @@ def linear_cases(*options) -> tuple[Case, ...]:
         case("edges-below", (7,), 63, 15),
         case("edges-above", (5,), 65, 17),
         case("wide-panel", (9,), 193, 13),
+        # More rows than dot products take, around the weight's pack (96, 384 or 768 of in_features by 64, 16
+        # or 8 outputs) and past the rows whose sums wait together (512).
+        case("pack-below", (21,), 95, 63),
+        case("pack-above", (23,), 97, 81),
+        case("pack-deep", (22,), 769, 3),
+        case("many-rows", (514,), 17, 3),
         case("empty-batch", (0,), 16, 8),
         case("empty-features", (3,), 0, 4),
         case("mnist-fc1", (64,), 1600, 128, is_bench=True),
