@@ -235,17 +235,17 @@ FASTMODEL_INLINE void store_first<float>(float* p, Vec v, int n) {
 }
 #endif
 
-// Is there a lane in which a or b is NaN?
-FASTMODEL_INLINE bool any_unordered(Vec a, Vec b) {
+// The lanes in which a or b is NaN, a bit each.
+FASTMODEL_INLINE uint32_t unordered_lanes(Vec a, Vec b) {
 #if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_UNORD_Q) != 0;
+  return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_UNORD_Q);
 #elif defined(__AVX2__)
-  return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_UNORD_Q)) != 0;
+  return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_UNORD_Q));
 #else
   const IVec is_nan = (a != a) | (b != b);
-  int32_t any = 0;
-  for (int i = 0; i < kLanes; ++i) any |= is_nan[i];
-  return any != 0;
+  uint32_t lanes = 0;
+  for (int i = 0; i < kLanes; ++i) lanes |= (is_nan[i] & 1u) << i;
+  return lanes;
 #endif
 }
 

@@ -18,6 +18,55 @@
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
+// One row of 2 x 2 windows over `base`, `step` floats apart, of a filter so short that it stays in
+// registers: pixel j of a window begins at pixel[j], run r of its patch at run[r] from there. False
+// if a NaN was met; then nothing of the row holds.
+template <int kVecs, int kRuns, int kLength, typename T>
+__attribute__((noinline)) bool square_windows(const float* base, int64_t step, int64_t count,
+                                              const int64_t* pixel, const int64_t* run,
+                                              const float* weight, const float* bias, T* out,
+                                              uint8_t* argmax, int64_t stride, int last_lanes) {
+  Vec w[kRuns][kLength][kVecs];
+  FASTMODEL_UNROLL
+  for (int i = 0; i < kRuns * kLength * kVecs; ++i) {
+    w[i / (kLength * kVecs)][i / kVecs % kLength][i % kVecs] = load(weight + i * kLanes);
+  }
+  const int64_t run_at[3] = {run[0], run[1], run[2]};
+  const float* at[4] = {base + pixel[0], base + pixel[1], base + pixel[2], base + pixel[3]};
+  uint32_t unordered = 0;
+  for (int64_t q = 0; q < count; ++q, out += stride, argmax += stride) {
+    Vec acc[4][kVecs];
+    FASTMODEL_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      FASTMODEL_UNROLL
+      for (int v = 0; v < kVecs; ++v) acc[j][v] = load(bias + v * kLanes);
+    }
+    FASTMODEL_UNROLL
+    for (int r = 0; r < kRuns; ++r) {
+      FASTMODEL_UNROLL
+      for (int e = 0; e < kLength; ++e) {
+        FASTMODEL_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const float* patch = at[j] + run_at[r];
+          const Vec x = broadcast(patch[e]);
+          FASTMODEL_UNROLL
+          for (int v = 0; v < kVecs; ++v) acc[j][v] += x * w[r][e][v];
+        }
+      }
+    }
+    FASTMODEL_UNROLL
+    for (int j = 0; j < 4; ++j) at[j] += step;
+    WindowMax<kVecs> best;
+    FASTMODEL_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      unordered |= unordered_lanes(acc[0][v], acc[1][v]) | unordered_lanes(acc[2][v], acc[3][v]);
+      best.take_numbers(v, acc[0][v], acc[1][v], acc[2][v], acc[3][v]);
+      best.write(v, 4, out + v * kLanes, argmax + v * kLanes, v + 1 < kVecs ? kLanes : last_lanes);
+    }
+  }
+  return unordered == 0;
+}
+
 template <int kVecs, int kRuns, int kLength, typename T>
 void forward(const ConvReluMaxpoolForward& a) {
   const ConvShape& shape = a.shape;
@@ -39,6 +88,18 @@ void forward(const ConvReluMaxpoolForward& a) {
       const float* weight = filters.weight.get() + block * shape.patch() * filters.block;
       const float* bias = filters.bias.get() + block * filters.block;
       const int64_t first = block * filters.block;
+      const int64_t row_at = (n * shape.pp + pp) * shape.pq * shape.k + first;
+      if constexpr (kRuns > 0 && kVecs <= 2) {
+        const int64_t left = shape.k - first - (kVecs - 1) * kLanes;
+        if (window == 4 && left > 0 &&
+            square_windows<kVecs, kRuns, kLength>(
+                image + pixel_offset(shape, pp * shape.pool_stride_h, 0),
+                pixel_offset(shape, 0, shape.pool_stride_w), shape.pq, offset.data(),
+                runs.offset.data(), weight, bias, static_cast<T*>(a.out) + row_at,
+                a.argmax + row_at, shape.k, static_cast<int>(std::min<int64_t>(kLanes, left)))) {
+          continue;
+        }
+      }
       for (int64_t pq = 0; pq < shape.pq; ++pq) {
         const float* base =
             image + pixel_offset(shape, pp * shape.pool_stride_h, pq * shape.pool_stride_w);
@@ -56,7 +117,7 @@ void forward(const ConvReluMaxpoolForward& a) {
           conv_tile<1, kVecs, kRuns, kLength>({base + offset[j]}, runs, weight, bias, acc);
           best.take(acc, j);
         }
-        const int64_t at = ((n * shape.pp + pp) * shape.pq + pq) * shape.k + first;
+        const int64_t at = row_at + pq * shape.k;
         for (int v = 0; v < kVecs; ++v) {
           const int lanes =
               static_cast<int>(std::min<int64_t>(kLanes, shape.k - first - v * kLanes));

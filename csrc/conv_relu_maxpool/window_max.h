@@ -47,18 +47,23 @@ struct WindowMax {
     FASTMODEL_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       const Vec a = acc[0][v], b = acc[1][v], c = acc[2][v], d = acc[3][v];
-      if (any_unordered(a, b) || any_unordered(c, d)) {
+      if ((unordered_lanes(a, b) | unordered_lanes(c, d)) != 0) {
         const WindowMax<1> best = first_of_any(a, b, c, d);
         value[v] = best.value[0], position[v] = best.position[0];
         continue;
       }
-      const IVec right = b > a, right_below = d > c;
-      const Vec top = right ? b : a, bottom = right_below ? d : c;
-      const IVec is_below = bottom > top;
-      value[v] = is_below ? bottom : top;
-      // A comparison is -1 where it holds.
-      position[v] = is_below ? 2 - right_below : -right;
+      take_numbers(v, a, b, c, d);
     }
+  }
+
+  // Vector v of a window of four pixels without NaN.
+  FASTMODEL_INLINE void take_numbers(int v, Vec a, Vec b, Vec c, Vec d) {
+    const IVec right = b > a, right_below = d > c;
+    const Vec top = right ? b : a, bottom = right_below ? d : c;
+    const IVec is_below = bottom > top;
+    value[v] = is_below ? bottom : top;
+    // A comparison is -1 where it holds.
+    position[v] = is_below ? 2 - right_below : -right;
   }
 
   template <typename T>
