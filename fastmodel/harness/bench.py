@@ -172,7 +172,7 @@ class Bench:
             self._phase("noise", again, timing.pairs)
 
     def _phase(self, phase: str, arms: Mapping[str, Arm], most: int) -> None:
-        """Time `arms`, each built anew, so that all have trained equally long when they meet."""
+        """Time `arms`, each built anew, so that none is warmer than the others."""
         self._begin(f"timing {' and '.join(arms)} ({phase})", most * len(arms))
         first = self._draft.rounds(phase)
         reason = self._why_stop(phase, list(arms))

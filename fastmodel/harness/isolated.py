@@ -120,6 +120,11 @@ class IsolatedRunner:
         for _ in self._child.ask(_run, steps):
             pass
 
+    def rewind(self) -> None:
+        """Go back to the training state of the first call, over there."""
+        for _ in self._child.ask(_rewind):
+            pass
+
     def close(self) -> None:
         """End the child."""
         self._child.close()
@@ -138,6 +143,12 @@ def _build(arm: Arm, workload: Workload, options: Options) -> Iterator[float]:
 def _run(arm: Arm, workload: Workload, options: Options, steps: int) -> Iterator[Any]:
     assert _runner is not None
     _runner.run(steps)
+    yield from ()
+
+
+def _rewind(arm: Arm, workload: Workload, options: Options) -> Iterator[Any]:
+    assert _runner is not None
+    _runner.rewind()
     yield from ()
 
 

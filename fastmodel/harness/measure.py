@@ -6,9 +6,9 @@
 3. noise: the baseline against a second build of itself. The interval of that A/A run says which
    differences this machine cannot see.
 
-Each phase starts from fresh weights; its arms meet the same batches in the same order and keep
-training throughout, so that all have come equally far when they are compared. Windows that something
-disturbed are marked and stay in every figure.
+Each phase builds its arms anew; they meet the same batches in the same order, and every window starts
+from the weights that the warm-up left, so that all windows do the same work (rewind.py). Windows that
+something disturbed are marked and stay in every figure.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Protocol
 
 from fastmodel.harness.conditions import Conditions, marks
 from fastmodel.harness.records import Interval, Speedup, Steady, Window
+from fastmodel.harness.rewind import Rewind
 from fastmodel.harness.workloads.arms import Arm, Loop
 from fastmodel.harness.workloads.protocol import Options, Workload, endless_batches
 from fastmodel.timing import (
@@ -68,6 +69,9 @@ class Stepper(Protocol):
     def run(self, steps: int) -> None:
         """Train `steps` steps; batch selection is part of the work."""
 
+    def rewind(self) -> None:
+        """Go back to the training state of the first call, which keeps it."""
+
     def close(self) -> None:
         """Let go of what the arm holds."""
 
@@ -84,11 +88,19 @@ class Runner:
         self._batches = endless_batches(split, options.batch_size, options.seed)
         self.run(1)
         self.startup_time_s = now_s(self._device) - start_s
+        self._start: Rewind | None = None
 
     def run(self, steps: int) -> None:
         """Train `steps` steps; batch selection is part of the work."""
         for _ in range(steps):
             self.loop.step(*next(self._batches))
+
+    def rewind(self) -> None:
+        """Go back to the training state of the first call, which keeps it."""
+        if self._start is None:
+            self._start = Rewind(self.loop)
+        else:
+            self._start.back()
 
     def close(self) -> None:
         """Nothing to do: the loop goes when nobody refers to it."""
@@ -111,9 +123,12 @@ def windows(
 ) -> Iterator[Window]:
     """Interleaved windows of `steps` steps, as they end, for the rounds of these numbers."""
     arms = {name: (lambda runner=runner: runner.run(steps)) for name, runner in runners.items()}
+    before_each = {name: runner.rewind for name, runner in runners.items()}
     conditions = Conditions()
     before = conditions.read()
-    for sample in interleave(arms, len(rounds), options.device, first=rounds.start):
+    for sample in interleave(
+        arms, len(rounds), options.device, first=rounds.start, before_each=before_each
+    ):
         after = conditions.read()
         yield Window(
             arm=sample.arm,

@@ -32,6 +32,7 @@ def interleave(
     device: torch.device | str = "cpu",
     clock: Callable[[torch.device | str], float] = now_s,
     first: int = 0,
+    before_each: Mapping[str, Callable[[], object]] | None = None,
 ) -> Iterator[Sample]:
     """Run each arm once a round for `pairs` rounds and yield every window as it ends.
 
@@ -41,13 +42,14 @@ def interleave(
         device: waited for at both edges of each window.
         clock: seconds, given the device; the tests bring their own.
         first: number of the first round, for a run that goes on after a break.
+        before_each: by arm, what to run before each of its windows, outside of its time.
 
     Raises:
         InputError: no arms, or fewer than one round; while running: the clock did not advance.
     """
     if not arms or pairs < 1:
         raise InputError(f"interleave: need an arm and a round, got {len(arms)} and {pairs}")
-    return _windows(arms, range(first, first + pairs), device, clock)
+    return _windows(arms, range(first, first + pairs), device, clock, before_each or {})
 
 
 def _windows(
@@ -55,11 +57,14 @@ def _windows(
     pairs: range,
     device: torch.device | str,
     clock: Callable[[torch.device | str], float],
+    before_each: Mapping[str, Callable[[], object]],
 ) -> Iterator[Sample]:
     names = list(arms)
     for pair in pairs:
         order = names if pair % 2 == 0 else names[::-1]
         for position, name in enumerate(order):
+            if name in before_each:
+                before_each[name]()
             start_s = clock(device)
             arms[name]()
             time_s = clock(device) - start_s

@@ -6,10 +6,12 @@ import dataclasses
 import types
 
 import pytest
+import torch
 
 from fastmodel.harness import measure
 from fastmodel.harness.measure import AGAIN, Runner, Timing
 from fastmodel.harness.records import Window
+from fastmodel.harness.rewind import Rewind
 from fastmodel.harness.workloads import default_arms
 from fastmodel.timing import geometric_mean
 
@@ -81,6 +83,51 @@ def test_windows_are_interleaved_steps_of_the_arms(blobs, options, stand_ins):
     assert counts == {"eager": 6, "eager-fused": 6}
     assert all((w.steps, w.samples, w.phase) == (3, 24, "paired") for w in found)
     assert all(w.time_s > 0 for w in found)
+
+
+def test_every_window_starts_from_the_same_training_state(blobs, options, stand_ins):
+    arm = default_arms(blobs)[0]
+    runner = Runner(arm, blobs, options)
+    runner.run(3)
+    model, optimizer = runner.loop.model, runner.loop.optimizer
+    starts, targets_met = [], []
+    run, step = runner.run, runner.loop.step
+
+    def state() -> list[torch.Tensor]:
+        entries = [v for s in optimizer.state.values() for v in s.values()]
+        assert len(entries) == 3 * len(list(model.parameters()))
+        return [t.detach().clone() for t in (*model.state_dict().values(), *entries)]
+
+    def watched(steps: int) -> None:
+        starts.append(state())
+        run(steps)
+        assert not torch.equal(state()[0], starts[-1][0])
+
+    def met(inputs, targets):
+        targets_met.append(targets.tolist())
+        return step(inputs, targets)
+
+    runner.run, runner.loop.step = watched, met
+    addresses = [p.data_ptr() for p in model.parameters()]
+    list(measure.windows({"eager": runner}, "paired", range(3), 2, options))
+    assert len(starts) == 3
+    assert all(torch.equal(a, b) for start in starts for a, b in zip(start, starts[0], strict=True))
+    assert [p.data_ptr() for p in model.parameters()] == addresses
+    assert len({str(batch) for batch in targets_met}) == 6  # the batches go on
+
+
+def test_what_an_optimizer_keeps_beside_tensors_is_rewound_too():
+    state = {"step": 3, "history": [torch.ones(2)]}
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = types.SimpleNamespace(state={weight: state})
+    model = torch.nn.ParameterList([weight])
+    kept = Rewind(types.SimpleNamespace(model=model, optimizer=optimizer))
+    for _ in range(2):
+        state["step"] += 1
+        state["history"][0] += 1
+        kept.back()
+        assert state["step"] == 3
+        assert state["history"][0].tolist() == [1, 1]
 
 
 def test_arms_meet_the_same_batches(blobs, options, stand_ins):

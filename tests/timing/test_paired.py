@@ -60,6 +60,19 @@ def test_times_are_those_of_the_clock_and_it_is_given_the_device():
     assert paired_ratios(samples, "slow", "fast") == [3.0, 3.0]
 
 
+def test_what_runs_before_a_window_is_not_timed():
+    clock, order = DriftingClock(), []
+    arms = {"A": clock.work(2.0), "B": clock.work(3.0)}
+
+    def prepare() -> None:
+        order.append(clock.time_s)
+        clock.work(7.0)()
+
+    samples = list(interleave(arms, 2, clock=clock, before_each={"B": prepare}))
+    assert [s.time_s for s in samples] == [2.0, 3.0, 3.0, 2.0]
+    assert order == [2.0, 12.0]
+
+
 def test_linear_drift_cancels():
     clock = DriftingClock(drift_per_s=1e-3)
     arms = {"A": clock.work(1.0), "B": clock.work(1.0)}
