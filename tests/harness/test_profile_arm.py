@@ -46,6 +46,8 @@ def test_an_operators_work_is_its_formulas_and_its_roof_the_one_given(blobs, opt
     assert pool.flops is None and pool.missing["flops"]
     assert pool.roofline_share == pytest.approx(pool.modelled_gb_per_s / 10.0)
     assert found.why_no_operators == ""
+    step_s = sum(part.time_s for part in found.parts)  # they add up to the step
+    assert conv.share == pytest.approx(conv.time_s / step_s, rel=0.02)
     times = [row.time_s for row in found.operators]
     assert times == sorted(times, reverse=True) and len(times) <= 12
     assert 0 < sum(row.share for row in found.operators) < 1

@@ -86,21 +86,22 @@ def test_all_of_the_step_is_tried_and_the_script_is_left_alone(root, steps, monk
     assert all(p.grad is None for p in root.model.parameters()) and not optimizer.state
 
 
-def test_the_optimizers_of_both_steps_are_as_the_scripts(root, steps, monkeypatch):
+def test_both_steps_have_what_the_script_has_and_fastmodels_forms_of_it(root, steps, monkeypatch):
     made = []
     real = whole_step._time
 
     def looked_at(workload, options, arms, has_optimizer):
-        made.extend(arm.build(workload, options).optimizer for arm in arms)
+        made.extend(arm.build(workload, options) for arm in arms)
         return real(workload, options, arms, has_optimizer)
 
     monkeypatch.setattr(whole_step, "_time", looked_at)
     optimizer = torch.optim.SGD(root.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     whole_step.whole_step(root, [loss_call()], [optimizer])
     plain, fused = made
-    assert type(plain) is torch.optim.SGD and type(fused) is fm.optim.SGD
-    for one in made:
-        (group,) = one.param_groups
+    assert type(plain.optimizer) is torch.optim.SGD and type(fused.optimizer) is fm.optim.SGD
+    assert type(plain.loss) is nn.CrossEntropyLoss and type(fused.loss) is fm.nn.CrossEntropyLoss
+    for loop in made:
+        (group,) = loop.optimizer.param_groups
         assert (group["momentum"], group["weight_decay"], group["lr"]) == (0.9, 0.01, 0.0)
 
 
