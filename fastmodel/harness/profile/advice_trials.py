@@ -43,7 +43,8 @@ def whole(facts: Facts) -> Iterator[Advice]:
         parts.append("optimizer")
         includes.append(f"optimizer {name}")
         action.append(f"fm.optim.{name}(...)")
-    rest_s = max(0.0, facts.step_s - found.tried.before_s)
+    rest_s = facts.step_s - found.tried.before_s
+    rest = f"; the other {ms(rest_s)} of the step stay as they are" if rest_s > 0 else ""
     yield make(
         facts,
         WHOLE_STEP,
@@ -53,8 +54,7 @@ def whole(facts: Facts) -> Iterator[Advice]:
         action=", ".join(action),
         how=(
             f"{', '.join(parts[:-1])} and {parts[-1]} of {kind} on the script's own batch, its numbers held"
-            f" against float64 first, in turns: {_words(found.tried)}; the other {ms(rest_s)} of the step"
-            " stay as they are"
+            f" against float64 first, in turns: {_words(found.tried)}{rest}"
         ),
         evidence="tried in this run",
         includes=includes,
