@@ -36,8 +36,10 @@ docs: .venv/installed  ## docs/kernels.md and the README's tables from the commi
 	$(BIN)/python benchmarks/ops/document.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/zoo/zoo_table.py
 
+# Two workers: most of the suite is Python and waits for single processes. Threads that wait must sleep then:
+# a team that spins takes the cores from the other worker's.
 test: .venv/installed  ## the whole test suite
-	$(BIN)/pytest
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist worksteal
 
 sanitize: sanitize-address sanitize-thread  ## the suite over builds that watch memory, arithmetic and threads
 

@@ -53,7 +53,7 @@ def corrupt_data(tmp_path: Path) -> Path:
         (["bench", "--rate-usd-per-h", "-1"], "must be above 0"),
         (["bench", "--rate-usd-per-h", "nan"], "must be above 0"),
         (["bench", "--rate-usd-per-h", "1e9"], "at most 100000"),
-        (["bench", "--instance", "moon.large"], "use one of: m5.large"),
+        (["bench", "--instance", "moon.large"], "use one of: c5.large"),
         (["bench", "--schedule", "up"], "'up' is not one of 'none', 'cosine', 'step'"),
         (["bench", "--device", "toaster"], "is no device; use cpu"),
         (["bench", "--device", "cuda:99"], "CUDA devices"),
@@ -198,7 +198,7 @@ def test_the_list_names_workloads_and_prices(capsys):
     code, out, _ = run(capsys, "bench", "--list")
     assert code == 0
     assert "cifar-resnet" in out and "recsys" in out and out.count("synthetic") >= 2
-    assert "c5.4xlarge-spot" in out and "not confirmed" in out
+    assert "c5.4xlarge-spot" in out and "second hand" in out
 
 
 def test_a_sweep_runs_each_value_and_compares_them(capsys, tmp_path):

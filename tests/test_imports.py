@@ -63,6 +63,7 @@ LAYERS = (
         "fastmodel.harness.records",
         "fastmodel.harness.telemetry_records",
         "fastmodel.harness.profile_records",
+        "fastmodel.harness.roofline_records",
     ),
     (
         "fastmodel.harness.conditions",

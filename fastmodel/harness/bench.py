@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 import fastmodel as fm
@@ -23,8 +24,10 @@ from fastmodel.harness import gate, journal, measure, selection
 from fastmodel.harness import report as rendering
 from fastmodel.harness.isolated import Isolated, IsolatedRunner
 from fastmodel.harness.measure import AGAIN, Runner, Stepper, Timing
-from fastmodel.harness.profile.parts import step_parts
-from fastmodel.harness.records import CostRate, Electricity, Epoch, Report, StepPart, SwapRow
+from fastmodel.harness.profile import arm as arm_profile
+from fastmodel.harness.profile import ceilings
+from fastmodel.harness.records import CostRate, Electricity, Epoch, Report, SwapRow
+from fastmodel.harness.roofline_records import Ceilings
 from fastmodel.harness.store import Store
 from fastmodel.harness.telemetry import Reading, give_back_memory
 from fastmodel.harness.training import Test, training_run
@@ -260,15 +263,32 @@ class Bench:
     def _profile(self) -> None:
         self._begin("profiling a few steps", len(self._arms))
         steps = self._settings.timing.warmup_steps
+        if self._draft.roof is None:
+            self._record(self._roof())
+        roof = self._draft.roof
+        assert roof is not None
         for arm in self._arms.values():
-            if arm.name not in self._draft.step_parts and arm.name not in self._draft.failures:
+            if arm.name not in self._draft.profiled and arm.name not in self._draft.failures:
                 try:
-                    for parts in self._in_its_place(arm, profile_arm, steps):
-                        self._record(journal.Profiled(arm.name, parts))
+                    for found in self._in_its_place(arm, profile_arm, steps, roof.ceilings):
+                        event = journal.Profiled(
+                            arm.name, found.parts, found.operators, found.why_no_operators
+                        )
+                        self._record(event)
                 except ArmFailedError as error:
                     self._record(journal.Failed(arm.name, f"while it was profiled: {error.reason}"))
             self._progress.advance()
         self._checkpoint()
+
+    def _roof(self) -> journal.RoofMeasured:
+        """What the machine reaches at most in the model's own dtype."""
+        parameters = self._workload.model().parameters()
+        dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
+        try:
+            found = ceilings.measure(torch.device(self._options.device), dtype)
+        except RuntimeError as error:  # a dtype that this device does not multiply
+            return journal.RoofMeasured(None, " ".join(str(error).split())[:200])
+        return journal.RoofMeasured(found)
 
     def _train(self) -> None:
         chosen = self._to_train()
@@ -341,12 +361,12 @@ class Bench:
 
 
 def profile_arm(
-    arm: Arm, workload: Workload, options: Options, warmup_steps: int
-) -> Iterator[list[StepPart]]:
+    arm: Arm, workload: Workload, options: Options, warmup_steps: int, roof: Ceilings | None
+) -> Iterator[arm_profile.ArmProfile]:
     """Build `arm` anew, warm it up and profile it."""
     runner = Runner(arm, workload, options)
     runner.run(warmup_steps)
-    yield step_parts(runner)
+    yield arm_profile.profile(runner, roof)
 
 
 def _refuse_another_run(kept: journal.Started, asked: journal.Started) -> None:

@@ -19,7 +19,6 @@ from fastmodel.harness.records import (
     Epoch,
     Gate,
     Report,
-    StepPart,
     SwapRow,
     Window,
 )
@@ -70,7 +69,8 @@ class Draft:
         self.steps_per_window: int | None = None
         self.ended: dict[str, str] = {}
         """Phase to the reason for its end."""
-        self.step_parts: dict[str, list[StepPart]] = {}
+        self.roof: journal.RoofMeasured | None = None
+        self.profiled: dict[str, journal.Profiled] = {}
         self.trained: dict[str, journal.Trained] = {}
         self.failures: dict[str, str] = {}
         self.is_finished = False
@@ -102,8 +102,10 @@ class Draft:
                 self.windows.append(event)
             case journal.PhaseEnded():
                 self.ended[event.phase] = event.reason
+            case journal.RoofMeasured():
+                self.roof = event
             case journal.Profiled():
-                self.step_parts[event.arm] = event.parts
+                self.profiled[event.arm] = event
             case journal.EpochEnded():
                 self._epochs.setdefault(event.arm, {})[event.epoch.epoch] = event.epoch
             case journal.Trained():
@@ -166,9 +168,14 @@ class Draft:
         if waterfall is None:
             not_asked = "not asked for; pass --explain"
             missing["waterfall"] = not_asked if self.explained is None else self.explained.reason
+        if self.roof is None:
+            missing["ceilings"] = incomplete_reason or "measured by a version without a roofline"
+        elif self.roof.ceilings is None:
+            missing["ceilings"] = self.roof.reason
         timing = self.start.timing
         return Report(
             waterfall=waterfall,
+            ceilings=None if self.roof is None else self.roof.ceilings,
             schema_version=records.SCHEMA_VERSION,
             complete=incomplete_reason is None,
             incomplete_reason=incomplete_reason,
@@ -218,8 +225,12 @@ class Draft:
         missing |= reading.missing
         if test is not None and test.loss is None:
             missing["test_loss"] = "not finite"
-        if arm.name not in self.step_parts:
-            missing["step_parts"] = failure or "the run ended before this arm was profiled"
+        profiled = self.profiled.get(arm.name)
+        if profiled is None:
+            reason = failure or "the run ended before this arm was profiled"
+            missing |= dict.fromkeys(("step_parts", "operators"), reason)
+        elif not profiled.operators:
+            missing["operators"] = profiled.why_no_operators or "no operator was seen"
         record = records.Arm(
             name=arm.name,
             description=arm.description,
@@ -236,7 +247,8 @@ class Draft:
             energy_j=reading.energy_j,
             energy_source=reading.energy_source,
             telemetry=reading.telemetry,
-            step_parts=self.step_parts.get(arm.name, []),
+            step_parts=[] if profiled is None else profiled.parts,
+            operators=[] if profiled is None else profiled.operators,
             missing=missing,
         )
         return with_cost(record, self.start.cost_rate, self.start.electricity, self.start.workload)

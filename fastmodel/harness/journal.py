@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydantic
@@ -28,6 +28,7 @@ from fastmodel.harness.records import (
     Window,
     WorkloadInfo,
 )
+from fastmodel.harness.roofline_records import Ceilings, OperatorRow
 from fastmodel.harness.telemetry import Reading
 from fastmodel.harness.training import Test
 
@@ -112,11 +113,21 @@ class PhaseEnded:
 
 
 @dataclass(frozen=True)
+class RoofMeasured:
+    """What the machine reaches at most, or why that could not be measured."""
+
+    ceilings: Ceilings | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Profiled:
     """Where an arm's step spends its time."""
 
     arm: str
     parts: list[StepPart]
+    operators: list[OperatorRow] = field(default_factory=list)
+    why_no_operators: str = "the run was profiled by a version that did not look at operators"
 
 
 @dataclass(frozen=True)
@@ -169,6 +180,7 @@ Event = (
     | WindowChosen
     | Window
     | PhaseEnded
+    | RoofMeasured
     | Profiled
     | EpochEnded
     | Trained

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fastmodel.harness.records import Environment, Missing, StepPart
+from fastmodel.harness.roofline_records import Ceilings, OperatorRow
 from fastmodel.harness.telemetry_records import Telemetry
 
 PROFILE_SCHEMA_VERSION = 1
@@ -45,45 +46,6 @@ class StepTime:
 
 
 @dataclass(frozen=True)
-class Ceilings:
-    """What this machine reached in a large product, a large convolution and a large copy."""
-
-    device: str
-    dtype: str
-    gemm_gflop_per_s: float
-    conv_gflop_per_s: float
-    copy_gb_per_s: float
-    """Read and write counted."""
-    datasheet_gflop_per_s: float | None = None
-    """Dense, of the same dtype."""
-    datasheet_gb_per_s: float | None = None
-    datasheet_source: str | None = None
-    missing: Missing = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class OperatorRow:
-    """One operator, summed over its calls of a step."""
-
-    name: str
-    kind: str
-    calls: float
-    time_s: float
-    share: float
-    """Of the profiled step."""
-    flops: float | None
-    """From its shapes; None where no formula is known."""
-    modelled_bytes: float | None
-    """Its inputs and outputs, each once: a model of the memory's traffic, not a measurement."""
-    gflop_per_s: float | None
-    modelled_gb_per_s: float | None
-    flop_per_byte: float | None
-    roofline_share: float | None
-    """Achieved over attainable at this intensity, after the measured ceilings."""
-    missing: Missing = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class SyncPoint:
     """A line that waits for a tensor's value."""
 
@@ -116,6 +78,8 @@ class Advice:
     how: str
     """How the gain was estimated, with the figures that went in."""
     evidence: str
+    includes: list[str] = field(default_factory=list)
+    """Targets of other pieces of advice, of which this one is the whole."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +89,7 @@ class Estimate:
     advice: list[str]
     step_s: float
     speedup: float
+    leaves_out: str = ""
 
 
 @dataclass(frozen=True)

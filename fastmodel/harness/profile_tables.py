@@ -104,6 +104,8 @@ def _advice(report: ProfileReport) -> Table:
             f" All of fastmodel's together: {_ms(report.step_time.median_s)} ms to"
             f" {_ms(report.estimate.step_s)} ms, {report.estimate.speedup:.2f} times as fast."
         )
+        if report.estimate.leaves_out:
+            caption += f" It leaves out {report.estimate.leaves_out}."
     if not report.advice:
         caption = "Nothing is estimated to save half a per cent of the step."
     table = Table(title="Advice", title_justify="left", caption=caption, caption_justify="left")

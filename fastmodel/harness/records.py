@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fastmodel.harness.roofline_records import Ceilings, OperatorRow
 from fastmodel.harness.telemetry_records import Telemetry
 
 SCHEMA_VERSION = 2
@@ -209,6 +210,8 @@ class Arm:
     telemetry: Telemetry | None = None
     """The training run over time."""
     step_parts: list[StepPart] = field(default_factory=list)
+    operators: list[OperatorRow] = field(default_factory=list)
+    """Of the profiled step, those that took longest, against the roof that `Report.ceilings` makes."""
     missing: Missing = field(default_factory=dict)
 
 
@@ -223,7 +226,7 @@ class CostRate:
     kind: str = "given"
     """"on-demand", "spot", or "given" by the user."""
     confirmation: str = ""
-    """How far to trust a listed price: read on the provider's page, second hand, or not confirmed."""
+    """How far to trust a listed price: read on the provider's page, or second hand."""
 
 
 @dataclass(frozen=True)
@@ -287,4 +290,6 @@ class Report:
     """Arm to the reason why it could not be run; the others were measured all the same."""
     waterfall: Waterfall | None = None
     """By leave-one-out, where it was asked for and anything won."""
+    ceilings: Ceilings | None = None
+    """What the machine reached at most, measured in this run."""
     missing: Missing = field(default_factory=dict)

@@ -16,6 +16,8 @@ from torch import nn
 
 import fastmodel as fm
 from fastmodel.harness import report
+from fastmodel.harness.profile import ceilings
+from fastmodel.harness.roofline_records import Ceilings
 from fastmodel.harness.workloads import Optimizer, Options, Split, Workload
 
 
@@ -73,9 +75,13 @@ def blobs(options) -> Blobs:
     return Blobs(options)
 
 
+ROOF = Ceilings("cpu", "float32", 200.0, 100.0, 10.0)
+
+
 @pytest.fixture
 def stand_ins(monkeypatch) -> None:
-    """PyTorch's parts under fastmodel's names."""
+    """PyTorch's parts under fastmodel's names, and a roof that takes no time to measure."""
+    monkeypatch.setattr(ceilings, "measure", lambda device, dtype: ROOF)
     plan = types.SimpleNamespace(
         swaps=(Place("0", "Conv2d + ReLU", "ConvReLU2d", "fits"),),
         left=(Place("5", "Linear", None, "no ReLU follows"),),

@@ -24,6 +24,7 @@ from fastmodel.harness.records import (
     Window,
     WorkloadInfo,
 )
+from fastmodel.harness.roofline_records import Ceilings, OperatorRow
 
 HOSTILE = "</script><script>alert('x')</script>|**$x_2$**\x08`模`&amp;\n\"quoted\""
 """Breaks HTML, an embedded script, Markdown tables, mathtext and XML where it is not escaped."""
@@ -33,6 +34,10 @@ NO_POWER_COUNTER = "no power counter: /sys/class/powercap is not readable"
 TIMED_ONLY = "this arm was timed, not trained"
 _TRAINED_ONLY = ["test_accuracy", "test_loss", "train_time_s", "epochs", "time_to_accuracy_s"]
 _TRAINED_ONLY += ["cost_usd_per_epoch", "cost_usd_total"]
+
+NO_FORMULA = "no formula is known for this operator"
+
+_CEILINGS = Ceilings("cpu", "float32", 277.0, 262.0, 26.0)
 
 _BATCH = 64
 _STEPS = 60
@@ -58,6 +63,36 @@ _OPTIMIZED_PARTS = {
     "other": 0.33e-3,
     "loss": 0.06e-3,
 }
+
+
+def _operator(name: str, kind: str, time_s: float, step_s: float, flops: float, size: float):
+    """An operator's row; without FLOPs it is held against the copy alone."""
+    moved = size / time_s / 1e9
+    if not flops:
+        row = OperatorRow(
+            name, kind, 1.0, time_s, time_s / step_s, None, size, None, moved, None, 0.0
+        )
+        return replace(row, roofline_share=moved / 26.0, missing={"flops": NO_FORMULA})
+    rate, intensity = flops / time_s / 1e9, flops / size
+    share = rate / min(277.0, 26.0 * intensity)
+    return OperatorRow(
+        name, kind, 1.0, time_s, time_s / step_s, flops, size, rate, moved, intensity, share
+    )
+
+
+_BASELINE_OPERATORS = [
+    _operator("aten::max_pool2d_with_indices", "pool forward", 4.7e-3, 14.8e-3, 0, 9.9e6),
+    _operator("aten::convolution_backward", "conv backward", 3.94e-3, 14.8e-3, 9.6e8, 1.63e7),
+    _operator("aten::convolution", "conv forward", 2.17e-3, 14.8e-3, 4.8e8, 9.7e6),
+    _operator("aten::addmm", "linear forward", 0.22e-3, 14.8e-3, 2.6e7, 1.26e6),
+]
+_OPTIMIZED_OPERATORS = [
+    _operator(
+        "fastmodel::conv_relu_maxpool_backward", "conv+ReLU+pool", 1.19e-3, 4.1e-3, 9.6e8, 4.4e6
+    ),
+    _operator("fastmodel::conv_relu_maxpool", "conv+ReLU+pool", 1.04e-3, 4.1e-3, 4.8e8, 3.9e6),
+    _operator("fastmodel::linear_relu", "linear+ReLU forward", 0.13e-3, 4.1e-3, 2.6e7, 1.26e6),
+]
 
 
 def _epochs(count: int, epoch_time_s: float, shift: float = 0.0) -> list[Epoch]:
@@ -134,6 +169,7 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
         train_time_s=3.91 * epochs,
         peak_memory_bytes=612_368_384,
         step_parts=_parts(_OPTIMIZED_PARTS),
+        operators=_OPTIMIZED_OPERATORS,
     )
     baseline = _arm(
         "eager-fused",
@@ -146,6 +182,7 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
         train_time_s=12.54 * epochs,
         peak_memory_bytes=655_261_696,
         step_parts=_parts(_BASELINE_PARTS),
+        operators=_BASELINE_OPERATORS,
     )
     # One arm's energy was read, so that both cases are shown.
     others = [
@@ -246,6 +283,7 @@ def full(epochs: int = 2, pairs: int = 8) -> Report:
             SwapRow("7..8", "Linear, ReLU", "LinearReLU", "pattern matched"),
             SwapRow("10", "Linear", None, "no ReLU follows"),
         ],
+        ceilings=_CEILINGS,
     )
 
 
@@ -291,7 +329,7 @@ def incomplete_after_gate() -> Report:
     reason = "interrupted before this was measured"
     names = ["throughput_samples_per_s", "test_accuracy", "test_loss", "train_time_s", "epochs"]
     names += ["cost_usd_per_epoch", "cost_usd_total", "peak_memory_bytes", "energy_j"]
-    names += ["time_to_accuracy_s", "step_parts"]
+    names += ["time_to_accuracy_s", "step_parts", "operators"]
     arms = {
         name: Arm(name, arm.description, arm.is_optimized, missing=dict.fromkeys(names, reason))
         for name, arm in report.arms.items()
@@ -304,7 +342,8 @@ def incomplete_after_gate() -> Report:
         arms=arms,
         windows=[],
         method=replace(report.method, steps_per_window=None),
-        missing={"speedup": reason},
+        ceilings=None,
+        missing={"speedup": reason, "ceilings": reason},
     )
 
 
@@ -370,11 +409,16 @@ def hostile() -> Report:
     for index, arm in enumerate(report.arms.values()):
         name = f"{HOSTILE}{index}"
         parts = [replace(part, name=f"{part.name}{HOSTILE}") for part in arm.step_parts]
+        operators = [
+            replace(row, name=f"{row.name}{HOSTILE}", missing=dict.fromkeys(row.missing, HOSTILE))
+            for row in arm.operators
+        ]
         arms[name] = replace(
             arm,
             name=name,
             description=HOSTILE,
             step_parts=parts,
+            operators=operators,
             missing=dict.fromkeys(arm.missing, HOSTILE),
         )
     fast, baseline = list(arms)[:2]

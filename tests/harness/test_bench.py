@@ -15,10 +15,13 @@ from fastmodel.errors import GateError
 from fastmodel.harness import bench, measure, report, training
 from fastmodel.harness.bench import Bench, Settings
 from fastmodel.harness.measure import Timing
+from fastmodel.harness.profile import ceilings
 from fastmodel.harness.rebuild import rebuild
 from fastmodel.harness.records import CostRate, Epoch
 from fastmodel.harness.store import Store, load_report
 from fastmodel.progress import PlainProgress
+
+from .conftest import ROOF
 
 TIMING = Timing(pairs=2, calibration_rounds=2, window_time_s=0.005, warmup_steps=2)
 RATE = CostRate(1.0, "test", "here", None)
@@ -58,13 +61,43 @@ def test_a_whole_run(run, tmp_path):
         assert arm.throughput_samples_per_s.estimate > 0
         assert arm.cost_usd_per_epoch > 0
         assert sum(part.share for part in arm.step_parts) == pytest.approx(1.0)
+        assert "aten::convolution" in [row.name for row in arm.operators]
         is_trained = arm.name in (result.speedup.baseline, "fastmodel")
         assert len(arm.epochs) == (2 if is_trained else 0)
         assert (arm.test_accuracy is not None) == is_trained
         assert (arm.peak_memory_bytes is not None) == is_trained
         assert ("test_accuracy" in arm.missing) == (not is_trained)
     assert f"fastmodel over {result.speedup.baseline}" in said
+    assert result.ceilings == ROOF
     assert load_report(tmp_path) == result
+
+
+def test_a_roof_that_cannot_be_measured_is_null_with_the_reason(run, monkeypatch):
+    def refuse(device, dtype):
+        raise RuntimeError("no product\nin this dtype")
+
+    monkeypatch.setattr(ceilings, "measure", refuse)
+    result, _ = run(train="none")
+    assert result.complete and result.ceilings is None
+    assert result.missing["ceilings"] == "no product in this dtype"
+    (row,) = (r for r in result.arms["eager"].operators if r.name == "aten::convolution")
+    assert row.flops == 2 * 9 * 8 * 4 * 6 * 6 and row.roofline_share is None
+    assert row.missing["roofline_share"] == "no ceilings were measured"
+
+
+def test_a_journal_from_before_there_were_rooflines_is_read(run, tmp_path):
+    run(train="none")
+    lines = [line for line in samples(tmp_path) if line["kind"] != "RoofMeasured"]
+    for line in lines:
+        line.pop("operators", None)
+        line.pop("why_no_operators", None)
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = rebuild(tmp_path)
+    assert result.complete and result.ceilings is None
+    assert result.missing["ceilings"] == "measured by a version without a roofline"
+    arm = result.arms["eager"]
+    assert arm.step_parts and arm.operators == []
+    assert arm.missing["operators"].startswith("the run was profiled by a version")
 
 
 def test_every_null_has_its_reason(run):
@@ -200,7 +233,7 @@ def test_a_drawing_that_fails_does_not_hide_what_stopped_the_run(run, tmp_path, 
 
     monkeypatch.setattr(report, "render_html", fail)
     monkeypatch.setattr(
-        bench, "step_parts", lambda runner: (_ for _ in ()).throw(KeyboardInterrupt)
+        bench.arm_profile, "profile", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         run()

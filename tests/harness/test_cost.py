@@ -95,7 +95,7 @@ def test_prices_are_dated_and_sourced():
         assert 0 < rate.rate_usd_per_h < 1_000
         assert rate.source.startswith("https://")
         assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", rate.as_of)
-        assert rate.confirmation.startswith(("provider's page", "second hand", "not confirmed"))
+        assert rate.confirmation.startswith(("provider's page", "second hand"))
         assert name.endswith("-spot") == (rate.kind == "spot")
 
 

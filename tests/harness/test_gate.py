@@ -198,3 +198,10 @@ def test_the_arms_own_models_are_left_alone(blobs, options, arms):
     loop = arms[0].build(blobs, options)
     assert loop.model[4].p == 0.2
     assert dataclasses.is_dataclass(loop)
+
+
+def test_a_bound_is_four_times_the_worse_of_plain_error_and_conditioning_above_the_floor():
+    bounds = gate._Bounds(floor=1e-6, conditioning={"a": 3e-5})
+    assert bounds.of("a", 1e-5) == pytest.approx(4 * 3e-5 + 1e-6)
+    assert bounds.of("a", 5e-5) == pytest.approx(4 * 5e-5 + 1e-6)
+    assert bounds.of("of the optimizer", 0.0) == pytest.approx(1e-6)

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastmodel.harness.profile import advice as module
-from fastmodel.harness.profile import gains
+from fastmodel.harness.profile import advice_trials, gains, trials
 from fastmodel.harness.profile.advice import Facts, advice, together
 from fastmodel.harness.profile.candidates import Site, sites
 from fastmodel.harness.profile.ceilings import (
@@ -18,10 +17,15 @@ from fastmodel.harness.profile.ceilings import (
     peak_gflop_per_s,
 )
 from fastmodel.harness.profile.chains import Chain
+from fastmodel.harness.profile.losses import LossCall
 from fastmodel.harness.profile.modelled import Look
 from fastmodel.harness.profile.phases import RootCall
 from fastmodel.harness.profile.trace import Event, Trace, nest
-from fastmodel.harness.profile_records import Ceilings, SyncPoint
+from fastmodel.harness.profile.trials import Tried
+from fastmodel.harness.profile.whole_step import WholeStep
+from fastmodel.harness.profile_records import SyncPoint
+from fastmodel.harness.roofline_records import Ceilings
+from fastmodel.timing import Estimate
 
 X, W = (64, 32, 13, 13), (64, 32, 3, 3)
 SITE = Site("conv", "Conv2d + ReLU + MaxPool2d", "ConvReLUMaxPool2d", X, W, False, "float32")
@@ -203,35 +207,95 @@ def conv_root():
     return RootCall(model, (torch.randn(4, 8, 16, 16),), {})
 
 
-def test_trials_leave_the_model_and_the_random_state_alone(monkeypatch):
+def tried(ratio, before_s=30e-6, low=None):
+    return Tried(before_s, before_s / ratio, Estimate(ratio, low or ratio, ratio))
+
+
+@pytest.fixture
+def no_whole(monkeypatch):
+    """The trial of the whole step is left out."""
+    monkeypatch.setattr(advice_trials, "whole", lambda facts: ())
+
+
+def test_trials_leave_the_model_and_the_random_state_alone(monkeypatch, no_whole):
     ratios = iter([2.0, 4.0])
-    real = module.trials._ratio
+    real = trials._try
 
     def trial(*arguments):
-        estimate = real(*arguments)
-        ratio = next(ratios)
-        assert estimate.value > 0
-        return type(estimate)(ratio, ratio, ratio)
+        found = real(*arguments)
+        assert found.ratio.value > 0 and found.before_s > 0 and found.after_s > 0
+        return tried(next(ratios))
 
-    monkeypatch.setattr(module.trials, "_ratio", trial)
+    monkeypatch.setattr(trials, "_try", trial)
     root = conv_root()
     before = {name: value.clone() for name, value in root.model.state_dict().items()}
     state = torch.get_rng_state()
     chain = Chain("conv", ((4, 8, 16, 16), (16, 8, 3, 3)), {"anchor": 1.0})
-    # 60 of 100 us are forward and backward; the optimizer's and the loader's are not.
-    ran = trace(
-        Event("aten::conv2d", 0, 60, 1),
-        Event("fastmodel.optimizer", 60, 90, 1, is_range=True),
-        Event("aten::add_", 61, 80, 1),
-        Event("enumerate(DataLoader)#It.__next__", 90, 99, 1, is_range=True),
-    )
-    found = advice(facts(of=ran, roots=[root], chains=[chain]))
+    found = advice(facts(roots=[root], chains=[chain]))
+    # Of a step of 50 us forward and backward take 30, and a half or three quarters of those are saved.
     assert {item.name: item.gain_share for item in found} == pytest.approx(
         {"channels-last": 0.3, "autocast": 0.45}
     )
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(v, root.model.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None and p.is_contiguous() for p in root.model.parameters())
+
+
+def test_a_trial_saves_no_more_than_the_step_however_busy_the_machine_was():
+    assert tried(2.0, before_s=30e-6).saved_s(50e-6) == pytest.approx(15e-6)
+    assert tried(2.0, before_s=90e-6).saved_s(50e-6) == pytest.approx(25e-6)
+
+
+def whole_of(monkeypatch, ratio, low=None, has_loss=True, optimizer=None):
+    found = WholeStep(tried(ratio, 40e-6, low), has_loss, optimizer)
+    monkeypatch.setattr(advice_trials, "whole_step", lambda *_: found)
+    monkeypatch.setattr(advice_trials, "tried", lambda facts: ())
+    call = LossCall(nn.CrossEntropyLoss(), (4, 2), torch.zeros(4))
+    loss = Chain("cross_entropy", ((512, 50257), (512,)), {"anchor": 10.0})
+    adam = torch.optim.Adam(layers())
+    return facts(
+        of=optimizer_trace(), chains=[CHAIN, loss], sites=[SITE], roots=[conv_root()],
+        losses=[call], optimizers=[adam],
+    )  # fmt: skip
+
+
+def test_what_was_tried_as_a_whole_takes_the_place_of_its_pieces_in_the_estimate(monkeypatch):
+    found = whole_of(monkeypatch, 4.0, optimizer=torch.optim.Adam(layers()))
+    items = advice(found)
+    assert items[0].name == "fastmodel-step" and items[0].gain_s == pytest.approx(30e-6)
+    assert "0.04 ms before, 0.01 ms after, 4.00 times as fast [4.00, 4.00]" in items[0].how
+    assert "the other 0.01 ms of the step" in items[0].how
+    assert "forward, loss, backward and optimizer of Sequential" in items[0].how
+    for part in ("fm.optimize(", "fm.nn.CrossEntropyLoss()", "fm.optim.Adam(...)"):
+        assert part in items[0].action
+    assert {"fastmodel-conv_relu_maxpool", "fastmodel-adam"} < {item.name for item in items}
+    whole = together(items, 50e-6)
+    assert whole.advice == ["fastmodel-step"] and whole.step_s == pytest.approx(20e-6)
+    assert whole.leaves_out.startswith("batches, logging")
+
+
+def test_what_the_trial_left_out_is_still_added(monkeypatch):
+    items = advice(whole_of(monkeypatch, 1.5, has_loss=False))
+    by_name = {item.name: item for item in items}
+    assert "forward and backward of" in by_name["fastmodel-step"].how
+    found = together(items, 50e-6)
+    assert set(found.advice) == {"fastmodel-step", "fastmodel-adam", "fastmodel-cross_entropy"}
+    saved_s = sum(by_name[name].gain_s for name in found.advice)
+    assert found.step_s == pytest.approx(50e-6 - saved_s)
+
+
+def test_what_was_tried_and_won_nothing_is_not_promised_piece_by_piece(monkeypatch):
+    found = whole_of(monkeypatch, 1.2, low=0.9, optimizer=torch.optim.Adam(layers()))
+    items = advice(found)
+    assert [item.name for item in items] == ["fused-optimizer"]
+    assert together(items, 50e-6) is None
+    assert "tried, and no faster: 0.04 ms before" in found.missing["fastmodel-step"]
+
+
+def test_without_a_trial_the_estimate_says_what_it_leaves_out():
+    found = together(advice(facts(chains=[CHAIN], sites=[SITE])), 50e-6)
+    assert found.advice == ["fastmodel-conv_relu_maxpool"]
+    assert "Python's time between the kernels" in found.leaves_out
 
 
 def test_a_trial_that_fails_is_a_reason():
@@ -245,6 +309,7 @@ def test_a_trial_that_fails_is_a_reason():
 
     found = facts(roots=[RootCall(Broken(), (torch.ones(1),), {})])
     assert advice(found) == [] and "planted" in found.missing["autocast"]
+    assert "planted" in found.missing["fastmodel-step"]
 
 
 def test_sites_are_those_that_optimize_finds_and_the_model_keeps_quiet(capsys):

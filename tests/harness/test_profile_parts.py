@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fastmodel.harness.measure import Runner
+from fastmodel.harness.profile import arm
 from fastmodel.harness.profile.kinds import classify
-from fastmodel.harness.profile.parts import step_parts
 from fastmodel.harness.workloads import default_arms
 
 
@@ -51,7 +51,7 @@ def test_events_have_their_class(event, label):
 def parts(blobs, options, stand_ins):
     runner = Runner(default_arms(blobs)[0], blobs, options)
     runner.run(2)
-    return step_parts(runner, steps=3)
+    return arm.profile(runner, None, steps=3).parts
 
 
 def test_the_parts_add_up_to_the_step(parts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html as html_text
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -539,12 +540,72 @@ def test_step_picture_stacks_every_part(width: str) -> None:
     assert len(swatches) == len(parsed("full").tables["steps"]) - 2  # head and sum
 
 
+@pytest.mark.parametrize("width", ["wide", "narrow"])
+def test_rooflines_have_every_operator_at_its_place(width: str) -> None:
+    drawn = []
+    for index, name in enumerate(("fastmodel", "eager-fused")):
+        chart = svgs("full")[f"roofline-{index}-{width}"]
+        rows = [row for row in report("full").arms[name].operators if row.flops]
+        for number, row in enumerate(rows):
+            (dot,) = by_id(chart, rf"roofline-{index}-{width}-operator-{number}")
+            place = uses(dot)[0]
+            drawn.append(((math.log(row.flop_per_byte), math.log(row.gflop_per_s)), place))
+        assert len(by_id(chart, r".*-operator-\d+")) == len(rows)
+        assert by_id(chart, rf"roofline-{index}-{width}-roof")
+    assert len(drawn) == 6
+    # The arms have the same scales: one linear map of logarithms for each axis serves both.
+    for axis, is_rightwards in ((0, True), (1, False)):  # SVG's y grows downwards
+        pairs = sorted((value[axis], position[axis]) for value, position in drawn)
+        (low, start), (high, end) = pairs[0], pairs[-1]
+        assert abs(end - start) > 20 and (end > start) == is_rightwards
+        for value, position in pairs:
+            expected = start + (value - low) / (high - low) * (end - start)
+            assert position == pytest.approx(expected, abs=0.01)
+
+
+def test_a_roofline_says_in_words_what_it_shows() -> None:
+    label = svgs("full")["roofline-1-wide"].attrib["aria-label"]
+    assert "Roofline: eager-fused" in label
+    assert "aten::convolution at 49.5 FLOP per modelled byte reaches 221 GFLOP/s" in label, label
+    assert "max_pool" not in label  # it has no place in the picture
+
+
+def test_the_roofs_table_has_every_operator_and_why_a_figure_is_missing() -> None:
+    rows = [[plain(cell) for cell in row] for row in parsed("full").tables["rooflines"]]
+    shown = [row[:2] for row in rows[1:]]
+    expected = [
+        [arm.name, row.name] for arm in ordered_arms(report("full")) for row in arm.operators
+    ]
+    assert shown[: len(expected)] == expected
+    pool = next(row for row in rows if row[1] == "aten::max_pool2d_with_indices")
+    assert pool[3:] == ["32 %", "n/a1", "n/a1", "8 %"]
+    conv = next(row for row in rows if row[1] == "aten::convolution")
+    assert conv[2:] == ["2.17", "15 %", "221", "49.5", "80 %"]
+    # An arm that was timed alone says so in its own row.
+    assert [row[0] for row in rows if row[1].startswith("n/a")] == ["channels-last", "eager"]
+    assert sample_report.NO_FORMULA in markdown("full")
+    assert "Roof, measured in this run in float32: product 277, convolution 262 GFLOP/s" in (
+        markdown("full")
+    )
+
+
+def test_a_report_from_before_there_were_rooflines_is_drawn_without() -> None:
+    old = replace(
+        report("full"),
+        ceilings=None,
+        arms={n: replace(arm, operators=[]) for n, arm in report("full").arms.items()},
+    )
+    said = "the run was made by a version that drew none"
+    assert f"No picture: {said}." in render_html(old)
+    assert f"None: {said}." in render_markdown(old)
+
+
 def test_absent_pictures_say_why() -> None:
     assert svgs("incomplete_after_gate") == {}
-    assert page("incomplete_after_gate").count("No picture: interrupted before") == 5
+    assert page("incomplete_after_gate").count("No picture: interrupted before") == 6
     assert set(svgs("no_epochs")) == {
         f"{name}-{width}"
-        for name in ("throughput", "pairs", "steps")
+        for name in ("throughput", "pairs", "steps", "roofline-0", "roofline-1")
         for width in ("wide", "narrow")
     }
     assert page("no_epochs").count("No picture: no epoch was asked for.") == 2

@@ -161,8 +161,22 @@ def test_pictures_show_the_data_that_can_be_downloaded(browser, pages, width):
             for line in lines:
                 marks = tab.page.query_selector_all(f"#{kind_id(picture, kind, line)} use")
                 assert len(marks) == data["workload"]["epochs"], (picture, line)
+        for index, name in enumerate(("fastmodel", "eager-fused")):
+            operators = [row for row in data["arms"][name]["operators"] if row["flops"]]
+            dots = tab.boxes(f"[id^={kind_id(f'roofline-{index}', kind, 'operator-')}]")
+            assert len(dots) == len(operators)
+            # The higher an operator's rate, the higher its dot; the larger its share, the larger.
+            order = range(len(dots))
+            by_rate = sorted(order, key=lambda n: operators[n]["gflop_per_s"])
+            assert sorted(order, key=lambda n: -middle(dots[n])) == by_rate
+            by_share = sorted(order, key=lambda n: operators[n]["share"])
+            assert sorted(order, key=lambda n: dots[n]["width"]) == by_share
         parts = sum(len(arm["step_parts"]) for arm in data["arms"].values())
         assert len(tab.boxes(f"[id^={kind_id('steps', kind, 'part-')}]")) == parts
+
+
+def middle(box: dict[str, float]) -> float:
+    return box["y"] + box["height"] / 2
 
 
 def kind_id(picture: str, kind: str, rest: str) -> str:

@@ -131,6 +131,7 @@ def test_a_run_cut_anywhere_is_resumed_without_measuring_twice(job, tmp_path):
         assert again[: count + 1] == [*order[:count], "Resumed"]
         assert again.count("Gated") == 1 and again.count("WindowChosen") == 1
         assert again.count("Trained") == 2 and again.count("Profiled") == 4
+        assert again.count("RoofMeasured") == 1
         # A round that was cut in the middle is timed again, the others are not.
         assert 0 <= len(result.windows) - len(whole.windows) <= 3
         assert result.speedup.pairs == 3

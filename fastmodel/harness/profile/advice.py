@@ -8,50 +8,17 @@ than `LEAST_SHARE` of a step is not given, and none without a number.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
-from fastmodel.harness.profile import gains, trials
+from fastmodel.harness.profile import advice_trials, gains
+from fastmodel.harness.profile.advice_trials import WHOLE_STEP
 from fastmodel.harness.profile.candidates import FUSED, Site
-from fastmodel.harness.profile.chains import Chain
-from fastmodel.harness.profile.kinds import classify
-from fastmodel.harness.profile.phases import RootCall
+from fastmodel.harness.profile.facts import FASTMODEL, Facts, make, ms, share
 from fastmodel.harness.profile.trace import OPTIMIZER, Event, Trace
-from fastmodel.harness.profile_records import Advice, Estimate, SyncPoint
+from fastmodel.harness.profile_records import Advice, Estimate
 
 LEAST_SHARE = 0.005
-FASTMODEL = "fastmodel"
-"""What the names of the advice begin with that fastmodel itself carries out."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the advice is drawn from."""
-
-    step_s: float
-    """Without the profiler."""
-    trace: Trace
-    chains: list[Chain]
-    sites: list[Site]
-    optimizers: list[torch.optim.Optimizer]
-    roots: list[RootCall]
-    sync_points: list[SyncPoint]
-    loader_s: float
-    control_s: float | None
-    loaders: Sequence[torch.utils.data.DataLoader] = ()
-    has_trials: bool = True
-    missing: dict[str, str] = field(default_factory=dict)
-    """Filled with why a trial could not be made."""
-
-    @property
-    def profiled_us(self) -> float:
-        low, high = self.trace.window
-        return (high - low) / len(self.trace.steps)
-
-    def scaled_s(self, time_us: float) -> float:
-        """Time within the profiled steps, all together, as seconds of one step without the profiler."""
-        return time_us / len(self.trace.steps) / self.profiled_us * self.step_s
 
 
 def advice(facts: Facts) -> list[Advice]:
@@ -64,51 +31,42 @@ def advice(facts: Facts) -> list[Advice]:
         *_sync(facts),
         *_zero_grad(facts),
         *_device(facts),
-        *(_trials(facts) if facts.has_trials else ()),
+        *(advice_trials.tried(facts) if facts.has_trials else ()),
     ]
+    whole = list(advice_trials.whole(facts)) if facts.has_trials else []
+    if any(item.gain_share < LEAST_SHARE for item in whole):
+        # What was tried and won nothing is not promised piece by piece.
+        found = [item for item in found if not _is_part(item, whole)]
+    found += whole
     worth = [item for item in found if item.gain_share >= LEAST_SHARE]
     return sorted(worth, key=lambda item: -item.gain_s)
 
 
 def together(items: Sequence[Advice], step_s: float) -> Estimate | None:
-    """All that fastmodel itself would replace: on each target the best, their gains added."""
+    """All that fastmodel itself would replace: what was tried together, and on each other target the best."""
+    whole = [item for item in items if item.name == WHOLE_STEP]
     best: dict[str, Advice] = {}
     for item in items:
-        if item.name.startswith(FASTMODEL) and (
-            item.target not in best or best[item.target].gain_s < item.gain_s
+        if (
+            item.name.startswith(FASTMODEL)
+            and not _is_part(item, whole)
+            and (item.target not in best or best[item.target].gain_s < item.gain_s)
         ):
             best[item.target] = item
     if not best:
         return None
-    left_s = step_s - sum(item.gain_s for item in best.values())
-    return Estimate([item.name for item in best.values()], left_s, step_s / left_s)
-
-
-def _make(
-    facts: Facts,
-    name: str,
-    title: str,
-    *,
-    gain_s: float,
-    target: str,
-    action: str,
-    how: str,
-    evidence: str,
-    where: Sequence[str] = (),
-) -> Advice:
-    gain_s = min(gain_s, 0.99 * facts.step_s)
-    return Advice(
-        name=name,
-        title=title,
-        action=action,
-        target=target,
-        where=list(where),
-        gain_s=gain_s,
-        gain_share=gain_s / facts.step_s,
-        speedup=facts.step_s / (facts.step_s - gain_s),
-        how=how,
-        evidence=evidence,
+    left_s = max(0.01 * step_s, step_s - sum(item.gain_s for item in best.values()))
+    leaves_out = (
+        "batches, logging and all else between the steps, which stay as they are"
+        if whole
+        else "Python's time between the kernels, which fewer calls shorten: it could not be tried"
     )
+    return Estimate([item.name for item in best.values()], left_s, step_s / left_s, leaves_out)
+
+
+def _is_part(item: Advice, whole: Sequence[Advice]) -> bool:
+    """Is it a piece of what was tried as a whole?"""
+    return item.name.startswith(FASTMODEL) and any(item.target in one.includes for one in whole)
 
 
 def _fused(facts: Facts) -> Iterator[Advice]:
@@ -140,7 +98,7 @@ def _fused(facts: Facts) -> Iterator[Advice]:
         dtypes = {site.dtype for site in own} - {"float32"}
         if dtypes:
             words.append(f"measured in float32, the sites are {', '.join(sorted(dtypes))}")
-        yield _make(
+        yield make(
             facts,
             f"{FASTMODEL}-{op}",
             f"{pattern} in one kernel",
@@ -148,7 +106,7 @@ def _fused(facts: Facts) -> Iterator[Advice]:
             target=f"{op} sites",
             action=f"model = fm.optimize(model, example_inputs), or fm.nn.{module} by hand",
             how=(
-                f"{_share(facts, time_us)} of the step, forward and backward, "
+                f"{share(facts, time_us)} of the step, forward and backward, "
                 f"divided by {'; '.join(words)}"
             ),
             evidence=evidence,
@@ -176,14 +134,14 @@ def _loss(facts: Facts) -> Iterator[Advice]:
         gain = gains.gain(op, own[0].shapes[:1], "torch") if own else None
         if gain is None:
             continue
-        yield _make(
+        yield make(
             facts,
             f"{FASTMODEL}-{op}",
             f"The loss in one pass each way: {module}",
             gain_s=facts.scaled_s(time_us * (1 - 1 / gain.ratio)),
             target=op,
             action=f"fm.nn.{module}() in the place of PyTorch's",
-            how=f"{_share(facts, time_us)} of the step divided by {gain.words}",
+            how=f"{share(facts, time_us)} of the step divided by {gain.words}",
             evidence=f"{gain.source} ({gain.machine})",
         )
 
@@ -210,14 +168,14 @@ def _optimizer(facts: Facts) -> Iterator[Advice]:
             gain = gains.gain(op, [(tensors, elements)], arm, over)
             if gain is None:
                 continue
-            yield _make(
+            yield make(
                 facts,
                 name,
                 f"The optimizer's step {words}: {kind.__name__}",
                 gain_s=facts.scaled_s(own_us * (1 - 1 / gain.ratio)),
                 target=f"optimizer {kind.__name__}",
                 action=action,
-                how=f"{what}: {_share(facts, own_us)} of the step divided by {gain.words}",
+                how=f"{what}: {share(facts, own_us)} of the step divided by {gain.words}",
                 evidence=f"{gain.source} ({gain.machine})",
             )
 
@@ -226,7 +184,7 @@ def _loader(facts: Facts) -> Iterator[Advice]:
     if facts.control_s is None:
         return
     workers = sorted({loader.num_workers for loader in facts.loaders})
-    yield _make(
+    yield make(
         facts,
         "data-loader",
         "The step waits for data",
@@ -235,8 +193,8 @@ def _loader(facts: Facts) -> Iterator[Advice]:
         action="more workers, less work a sample, or tensors that lie ready in memory"
         f" (num_workers now: {', '.join(map(str, workers)) or 'unknown'})",
         how=(
-            f"a control run on one cached batch took {_ms(facts.control_s)} a step, against "
-            f"{_ms(facts.step_s)}; in the loader's iterator {_ms(facts.loader_s)} a step"
+            f"a control run on one cached batch took {ms(facts.control_s)} a step, against "
+            f"{ms(facts.step_s)}; in the loader's iterator {ms(facts.loader_s)} a step"
         ),
         evidence="measured in this run",
     )
@@ -246,14 +204,14 @@ def _sync(facts: Facts) -> Iterator[Advice]:
     for point in facts.sync_points:
         if point.time_s is None:
             continue
-        yield _make(
+        yield make(
             facts,
             "synchronization",
             "A line waits for a tensor's value",
             gain_s=point.time_s,
             target=point.where,
             action="keep the value on the device, add it up, and read it once in a while",
-            how=f"{point.operator}, {point.calls:g} a step, {_ms(point.time_s)} together",
+            how=f"{point.operator}, {point.calls:g} a step, {ms(point.time_s)} together",
             evidence="measured in this run",
             where=[f"{point.where}: {point.code}"],
         )
@@ -276,14 +234,14 @@ def _zero_grad(facts: Facts) -> Iterator[Advice]:
         if e.name == "aten::add_" and e.parent and "AccumulateGrad" in e.parent.name
     ]
     time_us = sum(e.time_us for e in (*zeroing, *adding))
-    yield _make(
+    yield make(
         facts,
         "set-to-none",
         "Gradients are filled with zeros and added to",
         gain_s=facts.scaled_s(time_us),
         target="zero_grad",
         action="optimizer.zero_grad(set_to_none=True), which is the default",
-        how=f"{_share(facts, time_us)} of the step: {len(zeroing)} fills and {len(adding)} additions"
+        how=f"{share(facts, time_us)} of the step: {len(zeroing)} fills and {len(adding)} additions"
         f" in {len(facts.trace.steps)} steps",
         evidence="measured in this run",
     )
@@ -302,101 +260,31 @@ def _device(facts: Facts) -> Iterator[Advice]:
     )
     idle_us = (high - low) - busy_us
     if launches and idle_us > 0.3 * (high - low):
-        yield _make(
+        yield make(
             facts,
             "cuda-graph",
             "The device waits for launches",
             gain_s=facts.scaled_s(idle_us),
             target="launches",
             action="a larger batch, torch.compile(mode='reduce-overhead') or a CUDA graph of the step",
-            how=f"nothing ran on the device in {_share(facts, idle_us)} of the step, with"
+            how=f"nothing ran on the device in {share(facts, idle_us)} of the step, with"
             f" {launches / len(facts.trace.steps):.0f} launches a step: at most this much",
             evidence="measured in this run",
         )
     pageable = [e for e in facts.trace.events if e.is_device and "Pageable -> Device" in e.name]
     time_us = sum(e.time_us for e in pageable)
     if pageable:
-        yield _make(
+        yield make(
             facts,
             "pinned-memory",
             "Batches are copied from pageable memory, and the step waits for them",
             gain_s=facts.scaled_s(time_us),
             target="copies to the device",
             action="DataLoader(pin_memory=True) and .to(device, non_blocking=True)",
-            how=f"{len(pageable)} copies took {_share(facts, time_us)} of the step; pinned, they run"
+            how=f"{len(pageable)} copies took {share(facts, time_us)} of the step; pinned, they run"
             " beside the kernels: at most this much",
             evidence="measured in this run",
         )
-
-
-def _trials(facts: Facts) -> Iterator[Advice]:
-    """channels_last and autocast, each tried on the script's own model and batch."""
-    has_convolutions = any(chain.anchor == "conv" for chain in facts.chains)
-    for root in facts.roots[:1]:
-        kind = type(root.model).__name__
-        weights = [p for p in root.model.parameters() if p.dim() == 4]
-        is_contiguous = any(p.is_contiguous() and p[0].numel() > 9 for p in weights)
-        choices = []
-        if has_convolutions and is_contiguous:
-            choices.append(
-                (
-                    "channels-last",
-                    "The convolutions in channels_last",
-                    "model.to(memory_format=torch.channels_last), the inputs likewise",
-                    trials.channels_last,
-                )
-            )
-        if all(p.dtype == torch.float32 for p in root.model.parameters()) and not _is_autocast(
-            facts
-        ):
-            choices.append(
-                (
-                    "autocast",
-                    "Low precision by autocast",
-                    "with torch.autocast(device, torch.bfloat16): around forward and loss;"
-                    " check the accuracy",
-                    trials.autocast,
-                )
-            )
-        covered_us = _outside_optimizer_us(facts.trace)
-        for name, title, action, trial in choices:
-            try:
-                ratio = trial(root)
-            except Exception as error:  # whatever the model's author raises
-                facts.missing[name] = f"no trial: {' '.join(str(error).split())[:200]}"
-                continue
-            if ratio.low <= 1:
-                continue
-            yield _make(
-                facts,
-                name,
-                title,
-                gain_s=facts.scaled_s(covered_us * (1 - 1 / ratio.value)),
-                target="layout and precision",
-                action=action,
-                how=(
-                    f"forward and backward of {kind} on the script's own batch, in turns:"
-                    f" {ratio.value:.2f} times as fast [{ratio.low:.2f}, {ratio.high:.2f}];"
-                    f" {_share(facts, covered_us)} of the step is theirs"
-                ),
-                evidence="tried in this run",
-            )
-
-
-def _outside_optimizer_us(trace: Trace) -> float:
-    """Time of forward and backward: all operators but the optimizer's and the data loader's."""
-    if trace.has_device:
-        return sum(e.time_us for e in trace.events if e.is_device)
-    kinds = ("optimizer", "data loader")
-    main = trace.main_thread
-    return sum(e.time_us for e in trace.roots if e.thread == main and classify(e.name) not in kinds)
-
-
-def _is_autocast(facts: Facts) -> bool:
-    """Do convolutions or linear layers convert their arguments?"""
-    converted = [e.parent for e in facts.trace.events if e.name == "aten::_to_copy" and e.parent]
-    callers = [e.parent for e in converted if e.name == "aten::to" and e.parent]
-    return any(e.name in ("aten::conv2d", "aten::linear") for e in callers)
 
 
 def _arm(optimizer: torch.optim.Optimizer) -> str:
@@ -429,11 +317,3 @@ def _covered(events: Sequence[Event], low: float, high: float) -> float:
             total += end - start
             reached = end
     return total
-
-
-def _share(facts: Facts, time_us: float) -> str:
-    return f"{time_us / len(facts.trace.steps) / facts.profiled_us:.1%}"
-
-
-def _ms(time_s: float) -> str:
-    return f"{time_s * 1e3:.3g} ms"

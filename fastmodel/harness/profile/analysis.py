@@ -216,6 +216,7 @@ def _facts(
         sites=sites,
         optimizers=inputs.optimizers,
         roots=inputs.found.roots,
+        losses=inputs.found.losses,
         sync_points=sync_points,
         loader_s=0.0 if step_time is None else step_time.loader_s,
         control_s=statistics.median(control_s) if control_s else None,

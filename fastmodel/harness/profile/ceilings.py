@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fastmodel.harness.profile_records import Ceilings
+from fastmodel.harness.roofline_records import Ceilings
 from fastmodel.timing import now_s
 
 if sys.version_info >= (3, 11):

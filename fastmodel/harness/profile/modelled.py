@@ -118,6 +118,14 @@ class Look(TorchDispatchMode):
             work.has_flops = True
 
 
+def why_no_look() -> str | None:
+    """Why a step of this process must not be looked at; None where it may."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None and dynamo.counters.get("frames", {}).get("ok"):
+        return "torch.compile is in use: a dispatch mode would undo it"
+    return None
+
+
 def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 

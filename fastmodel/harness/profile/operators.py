@@ -10,8 +10,8 @@ from fastmodel.harness.profile.ceilings import attainable_gflop_per_s
 from fastmodel.harness.profile.kinds import classify
 from fastmodel.harness.profile.modelled import Look, Work
 from fastmodel.harness.profile.trace import Event, Trace, does_no_work, walk
-from fastmodel.harness.profile_records import Ceilings, OperatorRow
 from fastmodel.harness.records import StepPart
+from fastmodel.harness.roofline_records import Ceilings, OperatorRow
 
 OTHER, OUTSIDE = "other operators", "outside operators"
 

@@ -8,37 +8,26 @@ a step takes longer than it does untouched: these times explain the paired figur
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 
-from fastmodel.harness.measure import Runner
 from fastmodel.harness.profile.kinds import classify
 from fastmodel.harness.records import StepPart
 
+STEP = "fastmodel.profiled_step"
+"""The range around each step."""
 OTHER = "other"
-_STEP = "fastmodel.profiled_step"
 _DEVICE_IDLE = "launch and idle"
 
 
-def step_parts(runner: Runner, steps: int = 5) -> list[StepPart]:
-    """Profile `steps` steps of a warm `runner`; parts of the mean step, the longest first."""
-    # Without this the profiler announces itself on standard error.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    on_cuda = torch.device(runner.loop.device).type == "cuda"
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if on_cuda:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
-        for _ in range(steps):
-            with torch.profiler.record_function(_STEP):
-                runner.run(1)
-                if on_cuda:
-                    torch.cuda.synchronize(runner.loop.device)
-    events = profiler.events()
+def step_parts(
+    events: Sequence[torch.autograd.profiler_util.FunctionEvent], steps: int, on_cuda: bool
+) -> list[StepPart]:
+    """Parts of the mean of the `steps` steps that these events are from, the longest first."""
     roots = [event for event in events if event.cpu_parent is None]
-    total_us = sum(event.cpu_time_total for event in events if event.name == _STEP)
+    total_us = sum(event.cpu_time_total for event in events if event.name == STEP)
     times_us: dict[str, float] = defaultdict(float)
     for root in roots:
         _add(root, None, times_us, "self_device_time_total" if on_cuda else "self_cpu_time_total")

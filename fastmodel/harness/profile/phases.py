@@ -7,7 +7,6 @@ active steps, control (steps on one cached batch, where data loading takes a sha
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from torch.utils import _pytree as pytree
 from fastmodel.errors import InputError
 from fastmodel.harness.profile import trace as traces
 from fastmodel.harness.profile.loader import LoaderWatch
-from fastmodel.harness.profile.modelled import Look
+from fastmodel.harness.profile.losses import LossCall, LossWatch
+from fastmodel.harness.profile.modelled import Look, why_no_look
 from fastmodel.harness.profile.sleep import SleepClock
 from fastmodel.harness.profile.trace_file import LIMIT_BYTES, tidy
 
@@ -70,6 +70,7 @@ class Findings:
     """Of the timed steps together, in the data loader."""
     look: Look | None = None
     roots: list[RootCall] = field(default_factory=list)
+    losses: list[LossCall] = field(default_factory=list)
     trace: traces.Trace | None = None
     active_s: float = 0.0
     """Wall time of the active steps together."""
@@ -128,7 +129,7 @@ class Looking(Phase):
 
     def enter(self) -> None:
         self._call = nn.Module.__call__
-        self._depth, self._mode = 0, Look()
+        self._depth, self._mode, self._losses = 0, Look(), LossWatch()
         call, phase = self._call, self
 
         def noted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -142,11 +143,13 @@ class Looking(Phase):
 
         nn.Module.__call__ = noted  # type: ignore[method-assign]
         self._mode.__enter__()
+        self._losses.__enter__()
 
     def leave(self, completed: bool) -> None:
+        self._losses.__exit__(None, None, None)
         self._mode.__exit__(None, None, None)
         if completed:
-            self._found.look = self._mode
+            self._found.look, self._found.losses = self._mode, self._losses.calls
         nn.Module.__call__ = self._call  # type: ignore[method-assign]
 
     def _note(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -332,18 +335,10 @@ class Phases:
     def _may_enter(self, phase: Phase) -> bool:
         if phase is self._control and not self._control.is_worth_it:
             return False
-        if isinstance(phase, Looking) and _is_compiling():
-            self.found.missing["modelled"] = (
-                "torch.compile is in use: a dispatch mode would undo it"
-            )
+        if isinstance(phase, Looking) and (reason := why_no_look()) is not None:
+            self.found.missing["modelled"] = reason
             return False
         return True
-
-
-def _is_compiling() -> bool:
-    """Has torch.compile compiled anything in this process?"""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and bool(dynamo.counters.get("frames", {}).get("ok"))
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

@@ -80,10 +80,10 @@ class Trace:
         ]
 
 
-def read(events: Iterable[Any]) -> Trace:
-    """A trace from what `torch.profiler.profile.events()` returns."""
+def read(events: Iterable[Any], mark: str = STEP) -> Trace:
+    """A trace from what `torch.profiler.profile.events()` returns; `mark` begins the names of the steps."""
     found = [_event(event) for event in events if event.time_range.end >= event.time_range.start]
-    marks = [e for e in found if e.name.startswith(STEP) and not e.is_device]
+    marks = [e for e in found if e.name.startswith(mark) and not e.is_device]
     steps = sorted((e.start_us, e.end_us) for e in marks)
     nest([e for e in found if not e.is_device])
     return Trace(found, steps)

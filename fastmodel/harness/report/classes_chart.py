@@ -23,7 +23,7 @@ def draw(report: ProfileReport, width: int) -> Figure | None:
     ]
     if not report.classes:
         return None
-    columns = max(1, width // 170)
+    columns = max(2, width // 200)
     heights = [64 + 18 * -(-len(parts) // columns) for _, parts in bars]
     drawn = svg.figure(width, sum(heights))
     top = 0.0

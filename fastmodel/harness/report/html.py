@@ -10,10 +10,10 @@ from markupsafe import Markup
 
 from fastmodel.harness.records import Report
 
-from . import conditions, money, summary, tables
+from . import conditions, money, rooflines, summary, tables
 from . import format as fmt
 from .json_schema import ADAPTER
-from .pictures import pictures
+from .pictures import pictures, roofline_pictures
 
 SHOWN_JSON_BYTES = 256 * 1024
 """Above this the JSON can be downloaded from the page, but is not printed on it as well."""
@@ -44,6 +44,8 @@ def render_html(report: Report) -> str:
         money=money,
         conditions=conditions,
         pictures=pictures(report),
+        rooflines=rooflines,
+        roofline_pictures=roofline_pictures(report),
         json_base64=base64.b64encode(compact).decode(),
         json_size=len(compact),
         json_text=shown if len(shown) <= SHOWN_JSON_BYTES else "",

@@ -6,7 +6,7 @@ import re
 
 from fastmodel.harness.records import Report
 
-from . import conditions, money, summary, tables
+from . import conditions, money, rooflines, summary, tables
 from .tables import Cell, Table
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~])")
@@ -49,6 +49,7 @@ def render_markdown(report: Report) -> str:
         tables.pairs,
         tables.epochs,
         tables.steps,
+        rooflines.table,
         tables.gate,
         tables.swaps,
         conditions.rest,

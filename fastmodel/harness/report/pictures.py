@@ -10,7 +10,17 @@ from matplotlib.figure import Figure
 from fastmodel.harness.records import Report
 from fastmodel.harness.telemetry_records import Telemetry
 
-from . import charts, pairs_chart, roles, svg, tables, telemetry_chart, waterfall
+from . import (
+    charts,
+    pairs_chart,
+    roles,
+    roofline_chart,
+    rooflines,
+    svg,
+    tables,
+    telemetry_chart,
+    waterfall,
+)
 from . import format as fmt
 from .roles import ordered_arms
 
@@ -42,13 +52,7 @@ def pictures(report: Report) -> dict[str, Picture]:
         absent: str,
         wide: int = HALF,
     ) -> Picture:
-        texts = []
-        for variant, width in (("wide", wide), ("narrow", NARROW)):
-            with svg.drawing(f"{name}-{variant}"):
-                drawn = draw(report, width)
-                label = f"{heading}. {caption}"
-                texts.append(svg.to_svg(drawn, f"{name}-{variant}", label) if drawn else "")
-        return Picture(heading, caption, texts[0], texts[1], absent)
+        return _picture(name, lambda width: draw(report, width), heading, caption, absent, wide)
 
     return {
         "throughput": picture(
@@ -112,6 +116,48 @@ def pictures(report: Report) -> dict[str, Picture]:
             wide=WHOLE,
         ),
     }
+
+
+def roofline_pictures(report: Report) -> list[Picture]:
+    """One for each arm whose operators' work is known, all to the same scales; one says why there is none."""
+    arms = rooflines.drawn(report)
+    if not arms:
+        absent = fmt.clean(report.missing.get("ceilings", ""))
+        return [Picture("Roofline", "", "", "", absent or rooflines.table(report).absent)]
+    beside = rooflines.everything(report)
+    return [
+        _picture(
+            f"roofline-{index}",
+            lambda width, arm=arm: roofline_chart.draw(  # type: ignore[misc]
+                arm.operators, report.ceilings, width, beside
+            ),
+            f"Roofline: {fmt.clean(arm.name)}",
+            rooflines.CAPTION if index == 0 else "",
+            "",
+            HALF,
+            rooflines.description(arm),
+        )
+        for index, arm in enumerate(arms)
+    ]
+
+
+def _picture(
+    name: str,
+    draw: Callable[[int], Figure | None],
+    heading: str,
+    caption: str,
+    absent: str,
+    wide: int,
+    words: str = "",
+) -> Picture:
+    """`words` say what is drawn to who cannot see it, where the caption does not."""
+    label = " ".join(f"{heading}. {caption} {words}".split())
+    texts = []
+    for variant, width in (("wide", wide), ("narrow", NARROW)):
+        with svg.drawing(f"{name}-{variant}"):
+            drawn = draw(width)
+            texts.append(svg.to_svg(drawn, f"{name}-{variant}", label) if drawn else "")
+    return Picture(heading, caption, texts[0], texts[1], absent)
 
 
 def _telemetry(report: Report) -> Telemetry | None:

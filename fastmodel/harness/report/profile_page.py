@@ -10,7 +10,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
-from fastmodel.harness.profile_records import OperatorRow, ProfileReport
+from fastmodel.harness.profile_records import ProfileReport
+from fastmodel.harness.roofline_records import OperatorRow
 
 from . import classes_chart, roofline_chart, svg, tables, telemetry_chart
 from . import format as fmt
@@ -125,10 +126,11 @@ def _pictures(report: ProfileReport) -> dict[str, Picture]:
         ),
         "roofline": picture(
             "roofline",
-            lambda width: roofline_chart.draw(report, width),
+            lambda width: roofline_chart.draw(report.operators, report.ceilings, width),
             "Roofline",
             "Line: what this machine reached in a large product or convolution, and in a large copy"
-            " (dashed: the datasheet). Dots: operators, larger where they take more of the step."
+            " (dashed: the datasheet). Dots: operators, larger where they take more of the step; each with"
+            " its share of the step and of the roof."
             " Bytes are modelled, inputs and outputs once each: above the line the data stayed in cache.",
             report.missing.get("modelled", absent),
         ),
@@ -160,6 +162,8 @@ def _advice(report: ProfileReport) -> Table:
             f"All that fastmodel would replace, together: {fmt.seconds(report.step_time.median_s)} to"
             f" {fmt.seconds(report.estimate.step_s)}, {report.estimate.speedup:.2f} times as fast."
         )
+        if report.estimate.leaves_out:
+            remarks.append(f"That leaves out {report.estimate.leaves_out}.")
     return Table(
         "advice",
         "What to change, by estimated gain",

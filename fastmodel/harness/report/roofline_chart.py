@@ -5,10 +5,12 @@ Source: Williams, Waterman and Patterson, Roofline: an insightful visual perform
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from fastmodel.harness.profile_records import OperatorRow, ProfileReport
+from fastmodel.harness.roofline_records import Ceilings, OperatorRow
 
 from . import format as fmt
 from . import svg
@@ -16,17 +18,26 @@ from . import svg
 _MOST = 8
 
 
-def shown(report: ProfileReport) -> list[OperatorRow]:
+def shown(operators: Sequence[OperatorRow]) -> list[OperatorRow]:
     """The operators that have a place in the picture, the longest first."""
-    known = [row for row in report.operators if row.flop_per_byte and row.gflop_per_s]
+    known = [row for row in operators if row.flop_per_byte and row.gflop_per_s]
     return known[:_MOST]
 
 
-def draw(report: ProfileReport, width: int) -> Figure | None:
-    """Intensity against rate, both logarithmic; areas grow with the share of the step."""
-    rows, limits = shown(report), report.ceilings
+def draw(
+    operators: Sequence[OperatorRow],
+    limits: Ceilings | None,
+    width: int,
+    beside: Sequence[OperatorRow] = (),
+) -> Figure | None:
+    """Intensity against rate, both logarithmic; areas grow with the share of the step.
+
+    The scales leave room for the operators `beside` too, so that pictures of several steps compare.
+    """
+    rows = shown(operators)
     if not rows or limits is None:
         return None
+    framed = [*rows, *shown(beside)]
     peak = max(limits.gemm_gflop_per_s, limits.conv_gflop_per_s)
     ridge = peak / limits.copy_gb_per_s
     keys = 18 * len(rows) + 12
@@ -35,8 +46,8 @@ def draw(report: ProfileReport, width: int) -> Figure | None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     intensities = [row.flop_per_byte or 0.0 for row in rows]
-    low = min([*intensities, ridge]) / 3
-    high = max([*intensities, ridge]) * 3
+    reach = [ridge, *(row.flop_per_byte or 0.0 for row in framed)]
+    low, high = min(reach) / 3, max(reach) * 3
     axes.plot(
         [low, ridge, high],
         [low * limits.copy_gb_per_s, peak, peak],
@@ -46,7 +57,8 @@ def draw(report: ProfileReport, width: int) -> Figure | None:
     )
     rates = [row.gflop_per_s or 0.0 for row in rows]
     axes.set_xlim(low, high)
-    axes.set_ylim(min([*rates, low * limits.copy_gb_per_s]) / 2, max([*rates, peak]) * 2.2)
+    heights = [peak, *(row.gflop_per_s or 0.0 for row in framed)]
+    axes.set_ylim(min([*heights, low * limits.copy_gb_per_s]) / 2, max(heights) * 2.2)
     svg.note(
         axes,
         (ridge, peak),
@@ -93,6 +105,8 @@ def _key(drawn: Figure, index: int, count: int, row: OperatorRow, colour: str) -
 
     y = 12 + 18 * (count - 1 - index)
     mark = Line2D([10], [y], linestyle="none", marker="o", color=colour, markersize=9)
-    share = "" if row.roofline_share is None else f", {row.roofline_share:.0%} of the roof"
-    text = f"{row.name}: {row.share:.1%} of the step{share}"
+    roof = (
+        "" if row.roofline_share is None else f", {fmt.percent(row.roofline_share, 0)} of the roof"
+    )
+    text = f"{row.name.rpartition('::')[2]}: {fmt.percent(row.share, 0)}{roof}"
     svg.key(drawn, mark, (22, y), fmt.shorten(text, int(drawn.bbox.width) // 7))
