@@ -183,6 +183,8 @@ class Bench:
             with self._warm(arms) as runners:
                 rounds = range(first, first + most)
                 steps = self._steps_per_window(next(iter(runners.values())))
+                for runner in runners.values():
+                    runner.run(self._settings.timing.warmup_windows * steps)
                 for window in measure.windows(runners, phase, rounds, steps, self._options):
                     self._record(window)
                     self._progress.advance()

@@ -188,7 +188,8 @@ class Draft:
                 order="ABBA",
                 pairs=timing.pairs,
                 steps_per_window=self.steps_per_window,
-                warmup_steps=timing.warmup_steps,
+                warmup_steps=timing.warmup_steps
+                + timing.warmup_windows * (self.steps_per_window or 0),
                 bootstrap_resamples=RESAMPLES,
                 half_width=timing.half_width,
                 stopped=self.ended.get("paired"),

@@ -7,7 +7,8 @@
    differences this machine cannot see.
 
 Each phase builds its arms anew; they meet the same batches in the same order, and every window starts
-from the weights that the warm-up left, so that all windows do the same work (rewind.py). Windows that
+from the weights that the warm-up left, so that all windows do the same work (rewind.py). The warm-up trains
+for a few windows: in the very first steps hardly a ReLU is dead, which no training stays at. Windows that
 something disturbed are marked and stay in every figure.
 """
 
@@ -50,7 +51,10 @@ class Timing:
     pairs: int = 16
     calibration_rounds: int = 4
     window_time_s: float = 0.5
+    warmup_windows: int = 4
+    """Trained by each arm before its first window, as many steps by all."""
     warmup_steps: int = 10
+    """Of the first arm, before it tells how many steps a window holds."""
     half_width: float | None = None
     max_pairs: int | None = None
     budget_s: float | None = None

@@ -66,6 +66,7 @@ class Method:
     steps_per_window: int | None
     """None until the first windows are about to be timed."""
     warmup_steps: int
+    """Trained by each arm before its first window."""
     bootstrap_resamples: int
     half_width: float | None = None
     """Wanted half-width of the 95 % interval relative to the ratio; None: a fixed number of pairs."""
