@@ -83,7 +83,8 @@ def ranking(
 ) -> list[str]:
     """The arms from the fastest to the slowest, by a few interleaved rounds."""
     for run in arms.values():
-        run()
+        for _ in range(WARM_RUNS):
+            run()
     samples = _windows(arms, rounds, budget, device)
     times = {name: [s.time_s for s in samples if s.arm == name] for name in arms}
     rounds_done = min(map(len, times.values()))
