@@ -96,9 +96,9 @@ def _may_chain(x) -> bool:
         and torch.is_grad_enabled()
         and type(x) is Tensor
         and x.is_cpu
-        and x.numel() <= chain.MOST_INPUT_ELEMENTS
         and not _has_any_global_hook()
         and eager.is_plain((x,))
+        and x.numel() <= chain.MOST_INPUT_ELEMENTS  # last: while tracing it would be a tensor
     )
 
 
