@@ -53,6 +53,7 @@ LAYERS = (
     ("fastmodel.ops.chain",),
     ("fastmodel.ops.*.op",),
     ("fastmodel.ops.*.module",),
+    ("fastmodel.ops.neighbours",),
     ("fastmodel.ops.sequential",),
     ("fastmodel.ops.*",),
     ("fastmodel.nn", "fastmodel.optim", "fastmodel.functional"),

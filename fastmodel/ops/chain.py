@@ -58,11 +58,18 @@ class Plan:
     """By wanted gradients and layout of the incoming one; None where it cannot be replayed."""
 
 
+class Plans(dict[Hashable, Plan]):
+    """What a chain has learnt, by signature: of this process's kernels, so a copy or a pickle is empty."""
+
+    def __reduce__(self) -> tuple:
+        return Plans, ()
+
+
 def run(
     modules: Sequence[nn.Module],
     x: Tensor,
     parameters: Sequence[Tensor],
-    plans: dict[Hashable, Plan],
+    plans: Plans,
     options: Hashable,
 ) -> Tensor:
     """What the modules make of x, one after the other, as one node of the graph.
@@ -75,8 +82,18 @@ def run(
         options: of the modules, whatever their calls depend on beside tensors.
     """
     layouts = tuple([(p.shape, p.stride(), p.dtype) for p in parameters])
-    key = (options, x.shape, x.stride(), x.dtype, layouts, threads(), dispatch.requested())
+    own = (options, x.shape, x.stride(), x.dtype, layouts, _sharing((x, *parameters)))
+    key = (*own, threads(), dispatch.requested())
     return _apply(_Pass(modules, plans, key), x, *parameters)
+
+
+def _sharing(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
+    """Which of these are one tensor or one memory, which a plan takes for one; None where none are."""
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    if len(set(addresses)) == len(addresses):
+        return None
+    names = list(map(id, tensors))
+    return (*map(addresses.index, addresses), *map(names.index, names))
 
 
 @dataclass
@@ -84,7 +101,7 @@ class _Pass:
     """One forward of a chain, and the backward passes through it."""
 
     modules: Sequence[nn.Module]
-    plans: dict[Hashable, Plan]
+    plans: Plans
     key: Hashable
     plan: Plan = field(default_factory=Plan)
     links: list[_Link] = field(default_factory=list)

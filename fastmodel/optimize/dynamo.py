@@ -26,7 +26,7 @@ import fastmodel.functional as fused_functions
 from fastmodel.optimize import patterns
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.forward import DYNAMO, Watched, captured_class, uncaptured
-from fastmodel.optimize.functional import chain_of
+from fastmodel.optimize.graph_steps import chain_of
 from fastmodel.optimize.traced import UntraceableError
 from fastmodel.optimize.trial import Examples, run_model
 

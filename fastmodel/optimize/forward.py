@@ -30,7 +30,8 @@ from fastmodel.optimize.patterns import has_hooks
 FORWARD = "_fastmodel_forward"
 ENTRY = "_fastmodel_entry"
 DYNAMO = "_fastmodel_dynamo"
-FUSED_PREFIX = "_fastmodel_fused_"
+KEPT_PREFIX = "_fastmodel_kept_"
+"""Of what the traced functions call beside the module tree."""
 
 CONSTANT_TYPES = (type(None), bool, int, float, str)
 """Values that a trace fixes, and that a call is held against."""
@@ -93,10 +94,13 @@ class Watched:
     module: nn.Module
     kind: type
     parameters: int
+    dropout_p: float | None
+    """Of an nn.Dropout, which also has to be in its owner's mode."""
 
     @classmethod
     def of(cls, path: str, module: nn.Module) -> Watched:
-        return cls(tuple(path.split(".")), module, type(module), len(module._parameters))
+        p = module.p if type(module) is nn.Dropout else None
+        return cls(tuple(path.split(".")), module, type(module), len(module._parameters), p)
 
     def is_in_place(self, owner: nn.Module) -> bool:
         """Is it still the module called there, of its class, with its Parameters and without hooks?"""
@@ -110,7 +114,11 @@ class Watched:
             and type(found) is self.kind
             and len(found._parameters) == self.parameters
             and not has_hooks(found)
+            and (self.dropout_p is None or self._drops_as_it_did(owner))
         )
+
+    def _drops_as_it_did(self, owner: nn.Module) -> bool:
+        return self.module.p == self.dropout_p and self.module.training == owner.training
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,12 @@ def ranking(
     arms: Mapping[str, Run], budget: Budget, device: torch.device | str = "cpu", rounds: int = 4
 ) -> list[str]:
     """The arms from the fastest to the slowest, by a few interleaved rounds."""
-    for run in arms.values():
-        run()
-    samples = _windows(arms, rounds, budget, device)
+    run_time_s = _warm(tuple(arms.values()), budget, device)
+    if run_time_s is None:
+        return list(arms)
+    repeats = max(1, math.ceil(_WINDOW_S / run_time_s))
+    windows = {name: _repeated(run, repeats) for name, run in arms.items()}
+    samples = _windows(windows, rounds, budget, device)
     times = {name: [s.time_s for s in samples if s.arm == name] for name in arms}
     rounds_done = min(map(len, times.values()))
     if rounds_done == 0:

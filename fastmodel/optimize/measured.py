@@ -2,7 +2,8 @@
 
 1. Every place, the loss and the optimizer are tried alone: numbers against float64, then a race. With the
    images as they come and, where that lever can be pulled, channels_last: kernels differ in both.
-2. The step is built from what won, once for each layout, and the builds are ranked.
+2. The step is built from what won, once for each layout, and the builds are ranked; beside them builds with
+   the places that lost little alone, for neighbours that run as one node of the graph cost less each.
 3. The best is raced against the plain step in fresh windows. It is kept if the lower end of its interval is
    above the gain that was asked for; else the third of the levers that gained least alone is taken out, and
    so on. If none is left, the model comes back as it was.
@@ -40,6 +41,8 @@ _WHOLE = ("autocast", "compile")
 """Levers that only the whole step can tell about, beside channels_last."""
 _SHARE_OF_TRIALS = 0.5
 """Of the budget, the most that candidates alone may take."""
+_SAVED_BY_NEIGHBOURS_S = 1e-4
+"""The most that a module gains by being one node with its neighbours: its way through autograd and back."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,9 @@ class Selection:
             for name in _WHOLE:
                 if self._is_offered(name):
                     found.append(Choice(sites, (*names, name)))
+            more = tuple(s for s in self._sites if _won(decisions, s) or _may_win(decisions, s))
+            if len(more) > max(1, len(sites)):
+                found.append(Choice(more, names))
         return [choice for choice in found if not choice.is_plain]
 
     def _accepts(self, name: str) -> bool:
@@ -336,8 +342,10 @@ class Selection:
             measurement=decision.measurement,
             verification=decision.verification,
         )
-        if is_swapped:
+        if is_swapped and decision.is_accepted:
             return place
+        if is_swapped:
+            return replace(place, reason=f"wins beside its neighbours ({decision.reason} alone)")
         if decision.is_accepted:
             reason = (
                 f"taken out again: the whole step does not gain by it ({decision.reason} alone)"
@@ -417,3 +425,12 @@ def _with_input(site: Site, inputs: dict[str, list[tuple[str | None, torch.Tenso
 def _won(decisions: dict[str, Decision], site: Site) -> bool:
     decision = decisions.get(site.place.site)
     return decision is not None and decision.is_accepted
+
+
+def _may_win(decisions: dict[str, Decision], site: Site) -> bool:
+    """Did it lose so little alone that neighbours may make up for it?"""
+    decision = decisions.get(site.place.site)
+    if decision is None or decision.measurement is None or site.place.capture == "dynamo":
+        return False
+    lost_s = decision.measurement.time_s - decision.measurement.torch_time_s
+    return lost_s < _SAVED_BY_NEIGHBOURS_S

@@ -125,8 +125,7 @@ def step_of_module(module: nn.Module) -> Step:
     if type(module) is nn.MaxPool2d:
         return Step("pool", "MaxPool2d", hooked or pool_refusal(module), module, plain=module)
     if type(module) is nn.Dropout:
-        plain_dropout = nn.Dropout(module.p, module.inplace).train(module.training)
-        return Step("dropout", "Dropout", hooked, dropout=module, plain=plain_dropout)
+        return dropout_step(module.p, module.inplace, module.training, hooked)
     return Step("other", label)
 
 
@@ -148,6 +147,17 @@ def activation_step(
     return Step("activation", name, refusal, plain=plain(is_inplace) if is_inplace else plain())
 
 
+def dropout_step(p: float, is_inplace: bool, training: bool, refusal: str | None = None) -> Step:
+    """A dropout as a step, in the mode that it is called in."""
+    dropout = nn.Dropout(p, is_inplace).train(training)
+    return Step("dropout", "Dropout", refusal, dropout=dropout, plain=dropout)
+
+
+def without_dropout(steps: Sequence[Step]) -> list[Step]:
+    """The steps with dropout as what no fused module takes in."""
+    return [step if step.dropout is None else Step("other", step.label) for step in steps]
+
+
 def describe(anchor: nn.Module, steps: Sequence[Step]) -> str:
     """The chain in words, as far as its ReLU: "Conv2d + BatchNorm2d + ReLU"; alone where it has none.
 
@@ -163,12 +173,15 @@ def describe(anchor: nn.Module, steps: Sequence[Step]) -> str:
     return " + ".join(labels)
 
 
-def match(anchor: nn.Module, steps: Sequence[Step]) -> Match | Miss:
+def match(
+    anchor: nn.Module, steps: Sequence[Step], *, training: bool | None = None
+) -> Match | Miss:
     """The fused module for an anchor and what follows it, or the reason why there is none.
 
     Args:
         anchor: a Conv2d or Linear.
         steps: what follows, each the only reader of the one before; two are enough.
+        training: the mode in which they follow; by default the anchor's.
     """
     is_activated = _is_linear_with_activation(anchor, steps)
     step_refusal = steps[0].refusal if is_activated else _relu_refusal(anchor, steps)
@@ -178,7 +191,9 @@ def match(anchor: nn.Module, steps: Sequence[Step]) -> Match | Miss:
     if is_activated:
         _, fused = LINEAR_ACTIVATIONS[steps[0].label]
         return Match(describe(anchor, steps), 1, fused.from_torch, _plain(anchor, steps[:1]))
-    return _linear(anchor, steps) if type(anchor) is nn.Linear else _conv(anchor, steps)
+    if type(anchor) is nn.Linear:
+        return _linear(anchor, steps, anchor.training if training is None else training)
+    return _conv(anchor, steps)
 
 
 def _plain(anchor: nn.Module, steps: Sequence[Step]) -> nn.Sequential:
@@ -207,10 +222,10 @@ def _relu_refusal(anchor: nn.Module, steps: Sequence[Step]) -> str | None:
     return f"{name} between it and the ReLU"
 
 
-def _linear(anchor: nn.Linear, steps: Sequence[Step]) -> Match:
+def _linear(anchor: nn.Linear, steps: Sequence[Step], training: bool) -> Match:
     dropout = steps[1].dropout if len(steps) > 1 and steps[1].refusal is None else None
     # A dropout whose mode is not the layer's (Monte Carlo dropout) is left to itself.
-    if dropout is None or dropout.training != anchor.training:
+    if dropout is None or dropout.training != training:
         return Match(
             "Linear + ReLU",
             1,
@@ -220,7 +235,7 @@ def _linear(anchor: nn.Linear, steps: Sequence[Step]) -> Match:
     return Match(
         "Linear + ReLU + Dropout",
         2,
-        lambda anchor: fused_nn.LinearReLUDropout.from_torch(anchor, dropout),
+        lambda anchor: fused_nn.LinearReLUDropout.from_torch(anchor, dropout).train(training),
         _plain(anchor, steps[:2]),
     )
 

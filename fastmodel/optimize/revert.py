@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 from fastmodel.errors import InputError
-from fastmodel.ops.sequential import PLANS
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.patterns import is_fused
 from fastmodel.optimize.plan import plan_of
@@ -38,6 +37,5 @@ def revert(model: nn.Module) -> nn.Module:
             if current is not None and (is_fused(current) or type(current) is nn.Identity):
                 container._modules[key] = restored(bare, current)
         if container.__dict__.pop(CHAINED, False):
-            container.__dict__.pop(PLANS, None)
             container.__class__ = nn.Sequential
     return plain

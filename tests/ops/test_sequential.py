@@ -442,3 +442,25 @@ def test_shared_parameters_sum():
     x = torch.randn(6, 8)
     for seed in range(4):
         assert_close(step(ours, x, seed), step(theirs, x, seed))
+
+
+def test_parameters_tied_and_untied_on_the_way():
+    """What was learnt of shared memory does not hold once it is shared no more, and the other way round."""
+    layers = [fm.nn.LinearReLU(8, 8), fm.nn.LinearTanh(8, 8), fm.nn.LinearGELU(8, 8)]
+    ours, theirs = pair(layers)
+    x = torch.randn(6, 8)
+
+    def tie(model):
+        model[2].weight = model[0].weight
+
+    def untie(model):
+        model[2].weight = nn.Parameter(model[1].weight.detach().clone())
+
+    def alias(model):
+        model[2].weight.data = model[0].weight.data
+
+    for change in (tie, untie, alias, untie):
+        change(ours)
+        change(theirs)
+        for seed in range(3):
+            assert_close(step(ours, x, seed), step(theirs, x, seed))

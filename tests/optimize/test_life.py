@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -74,18 +75,22 @@ def test_wrapped_in_ddp(pair, x, group):
         fm.optimize(wrapped, x)
 
 
-def test_wrapped_in_fsdp(x, group):
+def test_wrapped_in_fsdp(pair, x, group):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh("cpu", (1,))
-    plain = zoo.lenet().eval()
+    plain, fused = pair
+    if isinstance(plain, zoo.Counting):
+        pytest.skip("FSDP's hooks are none that Dynamo follows")
     expected = gradients(plain, x)
-    wrapped = fully_shard(by_rule(plain, x), mesh=mesh)
-    out = wrapped(x)
-    out.square().sum().backward()
-    found = [out, *(p.grad.full_tensor() for p in wrapped.parameters())]
-    assert_same([f.detach() for f in found], expected)
+    wrapped = fully_shard(fused, mesh=mesh)
+    for _ in range(3):
+        wrapped.zero_grad()
+        out = wrapped(x)
+        out.square().sum().backward()
+        grads = [p.grad.full_tensor() for p in wrapped.parameters() if p.grad is not None]
+        assert_same([f.detach() for f in (out, *grads)], expected)
 
 
 def test_exported_as_pytorchs_own_ops(pair, x):
@@ -93,6 +98,28 @@ def test_exported_as_pytorchs_own_ops(pair, x):
     program = torch.export.export(fused, (x,))
     assert not [n for n in program.graph.nodes if "fastmodel" in str(n.target)]
     torch.testing.assert_close(program.module()(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_traced_for_onnx_as_pytorchs_own_ops(pair, x, monkeypatch):
+    """What the exporter's first half sees; its second half needs packages that the tests do without."""
+    plain, fused = pair
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes that checks compare
+        traced = torch.jit.trace(fused, x, check_trace=False)
+    kinds = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert "aten::_convolution" in kinds and not [kind for kind in kinds if "fastmodel" in kind]
+    torch.testing.assert_close(traced(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_exported_to_onnx(pair, x, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs the packages onnx and onnxscript")
+    pytest.importorskip("onnxscript", reason="needs the packages onnx and onnxscript")
+    torch.onnx.export(pair[1], (x,), tmp_path / "model.onnx", dynamo=True)
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    assert {"Conv", "Gemm"} <= {node.op_type for node in nodes}
+    assert not [node for node in nodes if "fastmodel" in node.domain]
 
 
 def test_compiled_on_top(pair, x):

@@ -17,6 +17,8 @@ from fastmodel.optimize.measure import LEAST_PAIRS, MOST_PAIRS, race, ranking
 FAST = Measurement(2e-3, 1e-3, 2.0, 1.9, 2.1, 8)
 SLOW = Measurement(1e-3, 2e-3, 0.5, 0.45, 0.55, 8)
 EVEN = Measurement(1e-3, 1e-3, 1.0, 0.97, 1.03, 8)
+BARELY = Measurement(1e-2, 1.02e-2, 0.98, 0.95, 1.01, 8)
+"""Not certainly slower, and by more than neighbours make up for."""
 
 
 @pytest.fixture
@@ -157,13 +159,34 @@ def test_a_candidate_that_raises_is_left(x, races, monkeypatch):
 
 
 def test_nothing_wins_alone(x, races, monkeypatch):
-    monkeypatch.setattr(trials, "race", lambda *_: EVEN)
+    monkeypatch.setattr(trials, "race", lambda *_: BARELY)
     model = zoo.Functional()
     fused = fm.optimize(model, x)
     plan = fm.plan_of(fused)
     assert type(fused) is type(model) and not plan.swaps and plan.whole is None
     assert plan.verdict == "nothing won alone: the model is returned as it was"
-    assert "no certain gain: 1.00 [0.97, 1.03]" in reason_of(fused, "conv1")
+    assert "no certain gain: 0.98 [0.95, 1.01]" in reason_of(fused, "conv1")
+
+
+def test_what_loses_little_alone_may_win_beside_its_neighbours(x, races, monkeypatch):
+    alone = {"conv1": FAST, "conv2": SLOW, "fc1": EVEN}
+    order = iter(alone.values())
+    monkeypatch.setattr(trials, "race", lambda *_: next(order))
+    builds = []
+    monkeypatch.setattr(
+        measured, "ranking", lambda arms, *_: builds.extend(arms) or list(arms)[::-1]
+    )
+    fused = fm.optimize(zoo.Functional(), x)
+    assert len(builds) == 2 and swapped(fused) == {"conv1", "fc1"}
+    words = "wins beside its neighbours (no certain gain: 1.00 [0.97, 1.03] alone)"
+    assert reason_of(fused, "fc1") == words
+    assert reason_of(fused, "conv2").startswith("slower than PyTorch")
+
+
+def test_no_build_with_neighbours_where_dynamo_follows(x, races, monkeypatch):
+    monkeypatch.setattr(trials, "race", lambda *_: EVEN)
+    plan = fm.plan_of(fm.optimize(zoo.Counting(), x))
+    assert not plan.swaps and plan.verdict.startswith("nothing won alone")
 
 
 def test_levers_are_taken_out_until_the_whole_wins(x, races, monkeypatch):

@@ -334,19 +334,6 @@ def test_dropout_with_a_mode_or_listeners_of_its_own_is_left():
         assert swap.replacement == "LinearReLU"
 
 
-def test_dropout_in_a_forward_of_ones_own_is_left():
-    class Own(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear, self.dropout = nn.Linear(6, 8), nn.Dropout(0.5)
-
-        def forward(self, x):
-            return self.dropout(self.linear(x).relu())
-
-    (swap,) = fm.plan_of(by_rule(Own(), torch.randn(4, 6))).swaps
-    assert swap.replacement == "LinearReLU"
-
-
 ACTIVATIONS = {
     "Sigmoid": (nn.Sigmoid, (F.sigmoid, torch.sigmoid, lambda x: x.sigmoid_())),
     "Tanh": (nn.Tanh, (F.tanh, torch.tanh_, lambda x: x.tanh())),
