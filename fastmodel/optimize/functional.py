@@ -6,7 +6,8 @@ fused modules instead. The module tree stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fastmodel.ops.batch_norm_relu.module import forward_of as batch_norm_relu_forward
 from fastmodel.optimize import patterns
 from fastmodel.optimize.forward import (
     FORWARD,
@@ -42,7 +44,7 @@ _POOL_FUNCTIONS = (F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices)
 
 @dataclass(frozen=True)
 class Chain:
-    """A call of a Conv2d or Linear in a graph, and the nodes after it as far as each has one reader."""
+    """A call of an anchor in a graph, and the nodes after it as far as each has one reader."""
 
     anchor: fx.Node
     nodes: tuple[fx.Node, ...]
@@ -75,11 +77,11 @@ class Capture:
 
 @dataclass(frozen=True)
 class TracedPlace:
-    """One call of a Conv2d or Linear in a captured forward, in every mode that has it."""
+    """One call of an anchor in a captured forward, in every mode that has it."""
 
     capture: Capture
     path: str
-    """Of the Conv2d or Linear, below the owner."""
+    """Of the anchor, below the owner."""
     ordinal: int
     match: patterns.Match
     chains: dict[bool, Chain]
@@ -104,7 +106,7 @@ def capture(model: nn.Module, owner: str, seen: Observation) -> Capture:
 def find(
     model: nn.Module, anchor: nn.Module, captured: Capture
 ) -> list[TracedPlace | patterns.Miss]:
-    """For each call of a Conv2d or Linear by the captured module: its place, or why there is none."""
+    """For each call of an anchor by the captured module: its place, or why there is none."""
     owner = model.get_submodule(captured.owner)
     path = next((name for name, module in owner.named_modules() if module is anchor), None)
     if path is None:
@@ -134,10 +136,7 @@ def swap(model: nn.Module, places: Sequence[TracedPlace]) -> None:
     watched: dict[str, Watched] = {}
     for index, place in enumerate(places):
         anchor = owner.get_submodule(place.path)
-        fused = place.match.make(anchor)
-        # One dict for both: what is put in the place of a Parameter reaches the fused module too.
-        fused.__dict__["_parameters"] = anchor._parameters
-        owner.__dict__[f"{FUSED_PREFIX}{index}"] = fused
+        owner.__dict__[f"{FUSED_PREFIX}{index}"] = _stand_in(place.match, anchor)
         for node in _absorbed(place):
             if node.op == "call_module":
                 path = str(node.target)
@@ -151,6 +150,17 @@ def swap(model: nn.Module, places: Sequence[TracedPlace]) -> None:
         "\n".join(f"(fused) {place.path}: {place.match.pattern}" for place in places),
     )
     owner.__class__ = captured_class(type(owner))  # type: ignore[arg-type]
+
+
+def _stand_in(match: patterns.Match, anchor: nn.Module) -> Callable[..., Any]:
+    """What a graph calls in the place of an anchor, which stays in the tree."""
+    if isinstance(anchor, nn.BatchNorm2d):
+        # Over the anchor itself: its mode, options and statistics are those of the moment.
+        return functools.partial(batch_norm_relu_forward, anchor)
+    fused = match.make(anchor)
+    # One dict for both: what is put in the place of a Parameter reaches the fused module too.
+    fused.__dict__["_parameters"] = anchor._parameters
+    return fused
 
 
 def _absorbed(place: TracedPlace) -> list[fx.Node]:
@@ -174,7 +184,7 @@ def _function(
             continue
         chain = place.chains[mode]
         absorbed = [twin[node] for node in chain.nodes[: place.match.absorbs]]
-        # The fused call stands where the Conv2d stood: what is written to its input later stays later.
+        # The fused call stands where the anchor stood: what is written to its input later stays later.
         twin[chain.anchor].target = f"{FUSED_PREFIX}{index}"
         absorbed[-1].replace_all_uses_with(twin[chain.anchor])
         for node in reversed(absorbed):

@@ -25,7 +25,8 @@ def _case(
         x = randn(0, *shape, dtype=dtype)
         if is_channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        running = weight = (None, None)
+        running: tuple = (None, None)
+        weight: tuple = (None, None)
         if has_running:
             mean, var = randn(3, channels, dtype=dtype, scale=0.1), torch.ones(channels)
             running = mean, (var + 0.25 * randn(4, channels, dtype=torch.float32).tanh()).to(dtype)
@@ -79,12 +80,11 @@ CASES = (
     *_both("empty", 0, 3, 4, 4),
     *_both("empty-evaluation", 0, 3, 4, 4, is_training=False),
     _case("no-pixels", 2, 3, 0, 4),
-    # ResNet-18 and -50 on CIFAR's and ImageNet's sizes, MobileNetV2.
+    # ResNet-18 and -50 on CIFAR's and ImageNet's sizes, U-Net.
     *_both("resnet-cifar1", 16, 64, 32, 32, is_bench=True),
     *_both("resnet-cifar2", 16, 128, 16, 16, is_bench=True),
     *_both("resnet-cifar4", 16, 512, 4, 4, is_bench=True),
     *_both("resnet1", 16, 64, 56, 56, is_bench=True),
     *_both("resnet1-wide", 8, 256, 56, 56, is_bench=True),
-    *_both("mobilenet2", 16, 144, 56, 56, is_bench=True),
-    *_both("mobilenet4", 16, 384, 14, 14, is_bench=True),
+    *_both("unet3", 16, 256, 14, 14, is_bench=True),
 )

@@ -8,6 +8,29 @@ from fastmodel.ops.batch_norm_relu.op import batch_norm_relu
 from fastmodel.ops.modules import adopt
 
 
+def forward_of(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """relu(norm(x)): what the fused module does, with the mode, options and state of any batch norm."""
+    # As nn.BatchNorm2d's own forward has it.
+    norm._check_input_dim(x)
+    momentum = 0.0 if norm.momentum is None else norm.momentum
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    uses_batch = norm.training or (norm.running_mean is None and norm.running_var is None)
+    moves = not norm.training or norm.track_running_stats
+    return batch_norm_relu(
+        x,
+        norm.running_mean if moves else None,
+        norm.running_var if moves else None,
+        norm.weight,
+        norm.bias,
+        uses_batch,
+        momentum,
+        norm.eps,
+    )
+
+
 class BatchNormReLU2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` and `nn.ReLU` in one: out = relu((x - mean) / sqrt(var + eps) * weight + bias).
 
@@ -26,25 +49,7 @@ class BatchNormReLU2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """out of x (N, C, H, W); in training the running statistics move."""
-        # As nn.BatchNorm2d's own forward has it. `self` may be one: captured forwards call this over it.
-        self._check_input_dim(input)
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked)
-        uses_batch = self.training or (self.running_mean is None and self.running_var is None)
-        moves = not self.training or self.track_running_stats
-        return batch_norm_relu(
-            input,
-            self.running_mean if moves else None,
-            self.running_var if moves else None,
-            self.weight,
-            self.bias,
-            uses_batch,
-            momentum,
-            self.eps,
-        )
+        return forward_of(self, input)
 
     @classmethod
     def from_torch(cls, norm: nn.BatchNorm2d) -> BatchNormReLU2d:

@@ -79,14 +79,13 @@ def update_cpu(
     count: int,
 ) -> None:
     """As reference.update."""
-    running = (running_mean, running_var)
-    own = [_float32(statistic) for statistic in running]
+    own_mean, own_var = _float32(running_mean), _float32(running_var)
     native().batch_norm_relu_update_cpu(
-        *map(address, (*own, mean, var)), mean.numel(), count, momentum
+        *map(address, (own_mean, own_var, mean, var)), mean.numel(), count, momentum
     )
-    for statistic, updated in zip(running, own, strict=True):
-        if updated is not statistic:
-            statistic.copy_(updated)
+    for running, own in ((running_mean, own_mean), (running_var, own_var)):
+        if own is not None and own is not running:
+            running.copy_(own)
 
 
 def _problem(x: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, eps: float):
@@ -113,8 +112,12 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _float32(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.to(torch.float32).contiguous()
+    if value is None or (value.dtype == torch.float32 and value.is_contiguous()):
+        return value
+    return value.to(torch.float32).contiguous()
 
 
 def _like(grad: Tensor, parameter: Tensor | None) -> Tensor:
-    return grad if parameter is None else grad.to(parameter.dtype)
+    if parameter is None or parameter.dtype == torch.float32:
+        return grad
+    return grad.to(parameter.dtype)

@@ -127,7 +127,7 @@ def batch_norm_relu(
 
 def _update(running_mean, running_var, mean, var, momentum: float, count: int) -> None:
     arguments = (running_mean, running_var, mean, var, momentum, count)
-    if eager.is_plain(arguments[:4]):
+    if eager.is_plain((running_mean, mean)):
         dispatch.run(_OP, "update", *arguments)
     else:
         reference.update(*arguments)
