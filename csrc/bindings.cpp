@@ -5,6 +5,7 @@
 
 namespace fastmodel {
 void bind_adam(pybind11::module_& module);
+void bind_batch_norm_relu(pybind11::module_& module);
 void bind_ceilings(pybind11::module_& module);
 void bind_conv_relu(pybind11::module_& module);
 void bind_conv_relu_maxpool(pybind11::module_& module);
@@ -31,6 +32,7 @@ PYBIND11_MODULE(_C, module) {
              [] { return fastmodel::capability_name(fastmodel::cpu_capability()); });
   fastmodel::bind_tensor_table(module);
   fastmodel::bind_adam(module);
+  fastmodel::bind_batch_norm_relu(module);
   fastmodel::bind_ceilings(module);
   fastmodel::bind_conv_relu(module);
   fastmodel::bind_conv_relu_maxpool(module);

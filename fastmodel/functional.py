@@ -1,5 +1,6 @@
 """The fused ops as functions, one per op."""
 
+from fastmodel.ops.batch_norm_relu import batch_norm_relu
 from fastmodel.ops.conv_relu import conv_relu
 from fastmodel.ops.conv_relu_maxpool import conv_relu_maxpool
 from fastmodel.ops.cross_entropy import cross_entropy
@@ -12,6 +13,7 @@ from fastmodel.ops.linear_tanh import linear_tanh
 from fastmodel.ops.mse_loss import mse_loss
 
 __all__ = [
+    "batch_norm_relu",
     "conv_relu",
     "conv_relu_maxpool",
     "cross_entropy",

@@ -1,5 +1,6 @@
 """Drop-in modules: each is a subclass of the PyTorch module it stands for."""
 
+from fastmodel.ops.batch_norm_relu import BatchNormReLU2d
 from fastmodel.ops.conv_relu import ConvReLU2d
 from fastmodel.ops.conv_relu_maxpool import ConvReLUMaxPool2d
 from fastmodel.ops.cross_entropy import CrossEntropyLoss
@@ -13,6 +14,7 @@ from fastmodel.ops.mse_loss import MSELoss
 from fastmodel.ops.sequential import Sequential
 
 __all__ = [
+    "BatchNormReLU2d",
     "ConvReLU2d",
     "ConvReLUMaxPool2d",
     "CrossEntropyLoss",

@@ -16,6 +16,7 @@ NAMES = {
         *("optimize_step", "plan_of", "profile", "revert", "use_backend"),
     },
     fm.nn: {
+        "BatchNormReLU2d",
         "ConvReLU2d",
         "ConvReLUMaxPool2d",
         "CrossEntropyLoss",
@@ -25,6 +26,7 @@ NAMES = {
         "MSELoss",
     },
     fm.functional: {
+        "batch_norm_relu",
         "conv_relu",
         "conv_relu_maxpool",
         "cross_entropy",
@@ -36,6 +38,7 @@ NAMES = {
     fm.optim: {"Adam", "AdamW", "SGD"},
 }
 STANDS_FOR = {
+    fm.nn.BatchNormReLU2d: nn.BatchNorm2d,
     fm.nn.ConvReLU2d: nn.Conv2d,
     fm.nn.ConvReLUMaxPool2d: nn.Conv2d,
     fm.nn.CrossEntropyLoss: nn.CrossEntropyLoss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class Function:
     timed_options: tuple | None = None
     """What the last arguments are while the clock runs, where the numbers are checked without: a dropout's
     rate, whose mask is another in each arm."""
+    constants: tuple[int, ...] = ()
+    """Positions of the tensors that want no gradient."""
     backward_share: int = 2
     """FLOPs of backward over those of forward: a product each for x and weight."""
 
@@ -67,7 +70,20 @@ def _linear_relu_dropout(x: Tensor, weight: Tensor, bias: Tensor | None, p: floa
     return F.dropout(alive, p, inplace=not torch.is_grad_enabled())
 
 
+def _batch_norm_relu(*args) -> Tensor:
+    return F.relu(F.batch_norm(*args), inplace=True)
+
+
 FUNCTIONS = {
+    # Twice the sums of forward, and a multiply-add more for each gradient of x.
+    "batch_norm_relu": Function(
+        fm.functional.batch_norm_relu,
+        _batch_norm_relu,
+        lambda *args: F.batch_norm(*args).abs(),
+        has_layouts=True,
+        backward_share=2,
+        constants=(1, 2),
+    ),
     "conv_relu": Function(
         fm.functional.conv_relu, _conv_relu, lambda *args: F.conv2d(*args).abs(), has_layouts=True
     ),
@@ -113,7 +129,7 @@ def contest(op: str, case: Case, pass_: str, is_compiled: bool) -> arms.Contest:
     grad, expected = _float64(function, args, pass_)
 
     def make(call: Callable, layout: torch.memory_format | None = None):
-        leaves = _leaves(args, layout=layout)
+        leaves = _leaves(function, args, layout=layout)
         answer = _pass(call, leaves, grad, pass_)
         if function.timed_options is None:
             return answer, answer
@@ -132,7 +148,7 @@ def contest(op: str, case: Case, pass_: str, is_compiled: bool) -> arms.Contest:
     left_out = {} if is_compiled else {"torch.compile": "--compile none"}
     is_training = pass_ == TRAINING
     # Backward reads what forward reads, with a gradient in place of the output, and writes the gradients.
-    gradients = sum(leaf.numel() * 4 for leaf in _wanted(_leaves(args)))
+    gradients = sum(leaf.numel() * 4 for leaf in _wanted(_leaves(function, args)))
     return arms.Contest(
         found,
         expected,
@@ -143,10 +159,15 @@ def contest(op: str, case: Case, pass_: str, is_compiled: bool) -> arms.Contest:
     )
 
 
-def _leaves(args: tuple, dtype=torch.float32, layout: torch.memory_format | None = None) -> tuple:
+def _leaves(
+    function: Function,
+    args: tuple,
+    dtype=torch.float32,
+    layout: torch.memory_format | None = None,
+) -> tuple:
     """The arguments with each floating tensor a leaf of its own; an image wants no gradient."""
 
-    def leaf(value):
+    def leaf(position, value):
         if not (isinstance(value, Tensor) and value.is_floating_point()):
             return value
         is_image = value.dim() == 4 and value is args[0] and value.shape[1] <= 3
@@ -155,9 +176,10 @@ def _leaves(args: tuple, dtype=torch.float32, layout: torch.memory_format | None
             made = made.contiguous(
                 memory_format=layout if made.dim() == 4 else torch.contiguous_format
             )
-        return made.requires_grad_(not is_image)
+        is_constant = is_image or position in function.constants
+        return made.requires_grad_(not is_constant)
 
-    return tuple(leaf(value) for value in args)
+    return tuple(itertools.starmap(leaf, enumerate(args)))
 
 
 def _wanted(args: tuple) -> list[Tensor]:
@@ -166,7 +188,7 @@ def _wanted(args: tuple) -> list[Tensor]:
 
 def _float64(function: Function, args: tuple, pass_: str) -> tuple[Tensor, list[Tensor]]:
     """The incoming gradient, and the answer."""
-    wide = _leaves(args, torch.float64)
+    wide = _leaves(function, args, torch.float64)
     out = function.plain(*wide)
     generator = torch.Generator().manual_seed(0)
     grad = torch.randint(-16, 17, out.shape, generator=generator).double() / 8

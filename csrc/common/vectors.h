@@ -235,6 +235,17 @@ FASTMODEL_INLINE void store_first<float>(float* p, Vec v, int n) {
 }
 #endif
 
+// The first n lanes (0 <= n <= kLanes), and 0 in the others.
+FASTMODEL_INLINE Vec keep_first(Vec v, int n) {
+  if (n >= kLanes) return v;
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(_mm512_maskz_mov_ps((1u << n) - 1, __m512(v)));
+#else
+  for (int i = n; i < kLanes; ++i) v[i] = 0.0f;
+  return v;
+#endif
+}
+
 // The lanes in which a or b is NaN, a bit each.
 FASTMODEL_INLINE uint32_t unordered_lanes(Vec a, Vec b) {
 #if defined(__AVX512F__)

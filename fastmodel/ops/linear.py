@@ -252,7 +252,7 @@ class NativeActivation:
         return _library_gradients(chained, x, weight, grad_bias, wanted)
 
 
-MOST_FORWARD_ROWS, MOST_BACKWARD_ROWS = 256, 512
+MOST_FORWARD_ROWS, MOST_BACKWARD_ROWS = 512, 512
 MOST_WEIGHT_ELEMENTS = 1024 * 1024
 """Bounds: float32 against the library row, 2 cores with AVX-512 (AMD EPYC 9005),
 benchmarks/results/epyc-2core/linear_relu.json: forward 1.5x at 64 rows of 1600 to 128 features, 1.4x at

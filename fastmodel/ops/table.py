@@ -137,6 +137,12 @@ def _step(op: str, library_condition: str | None = None) -> tuple[Row, ...]:
 
 ROWS: tuple[Row, ...] = (
     *_step("adam", "library:refusal"),
+    _native("batch_norm_relu", "forward"),
+    _reference("batch_norm_relu", "forward"),
+    _native("batch_norm_relu", "backward"),
+    _reference("batch_norm_relu", "backward"),
+    _native("batch_norm_relu", "update"),
+    _reference("batch_norm_relu", "update"),
     _depthwise("conv_relu", "forward", "worth:forward_depthwise"),
     _winograd("conv_relu", "forward"),
     _native("conv_relu", "forward", "native_kernel:forward_condition", "worth:forward"),

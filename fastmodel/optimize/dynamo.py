@@ -31,6 +31,7 @@ from fastmodel.optimize.traced import UntraceableError
 from fastmodel.optimize.trial import Examples, run_model
 
 _FUNCTIONS: dict[str, Callable] = {
+    "BatchNormReLU2d": fused_functions.batch_norm_relu,
     "ConvReLU2d": fused_functions.conv_relu,
     "ConvReLUMaxPool2d": fused_functions.conv_relu_maxpool,
     "LinearReLU": fused_functions.linear_relu,
@@ -39,8 +40,14 @@ _FUNCTIONS: dict[str, Callable] = {
     "LinearGELU": fused_functions.linear_gelu,
     "LinearSiLU": fused_functions.linear_silu,
 }
-_ANCHORS = {torch.conv2d: 7, F.conv2d: 7, F.linear: 3, torch._C._nn.linear: 3}
-"""The functions that a Conv2d and a Linear call, and with how many arguments."""
+_ANCHORS: dict[Callable, tuple[int, int]] = {
+    torch.conv2d: (7, 1),
+    F.conv2d: (7, 1),
+    F.linear: (3, 1),
+    torch._C._nn.linear: (3, 1),
+    F.batch_norm: (8, 3),
+}
+"""The functions that anchors call: with how many arguments, and which of them is the weight."""
 
 # The functions that the forward calls are shared too; from PyTorch 2.13 on they can be told apart.
 _ISOLATED: dict[str, Any] = (
@@ -54,14 +61,14 @@ _MODULE = re.compile(r"\.([A-Za-z_]\w*)|\._modules\['([^']+)'\]")
 
 @dataclass(frozen=True)
 class DynamoPlace:
-    """All calls of a Conv2d or Linear in a module's forward; the same steps follow each."""
+    """All calls of an anchor in a module's forward; the same steps follow each."""
 
     owner: str
     path: str
-    """Of the Conv2d or Linear, below the owner."""
+    """Of the anchor, below the owner."""
     match: patterns.Match
     absorbed: tuple[str, ...]
-    """Paths of the modules that are taken in, below the owner, the Conv2d or Linear among them."""
+    """Paths of the modules that are taken in, below the owner, the anchor among them."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def _quietly(function: Callable, owner: nn.Module, args: tuple, kwargs: dict) ->
 def explore(
     model: nn.Module, owner: str, examples: Examples
 ) -> dict[str, DynamoPlace | patterns.Miss]:
-    """The Conv2d and Linear modules that one module's forward calls: path below it to place or reason.
+    """The anchors that one module's forward calls: path below it to place or reason.
 
     Raises:
         UntraceableError: Dynamo cannot follow it either.
@@ -204,11 +211,11 @@ def fuse(
 
 
 def _calls(graph: fx.Graph, inputs: list, owner: nn.Module) -> Iterator[_Found]:
-    """The calls of the owner's Conv2d and Linear modules in a graph."""
+    """The calls of the owner's anchors in a graph."""
     paths = {
         id(module.weight): name
         for name, module in owner.named_modules()
-        if patterns.is_anchor(module) and name
+        if patterns.is_anchor(module) and module.weight is not None and name
     }
     weights = {
         node: paths[id(value)]
@@ -218,10 +225,12 @@ def _calls(graph: fx.Graph, inputs: list, owner: nn.Module) -> Iterator[_Found]:
         if id(value) in paths
     }
     for node in graph.nodes:
-        count = _ANCHORS.get(node.target) if node.op == "call_function" else None
-        if count is None or len(node.args) != count or node.kwargs or node.args[1] not in weights:
+        known = _ANCHORS.get(node.target) if node.op == "call_function" else None
+        if known is None or len(node.args) != known[0] or node.kwargs:
             continue
-        path = weights[node.args[1]]
+        path = weights.get(node.args[known[1]])
+        if path is None:
+            continue
         chain = chain_of(owner, node)
         yield _Found(path, chain, patterns.match(owner.get_submodule(path), chain.steps))
 

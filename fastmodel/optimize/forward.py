@@ -7,7 +7,8 @@ modules that were absorbed. Each call checks that. So a hook that is registered 
 place of a Conv2d, another flag among the arguments: each gets exactly what the plain model would do.
 
 The fused modules lie outside the module tree and share the `_parameters` dict of the Conv2d or Linear that
-they stand for; `.to()`, `load_state_dict(assign=True)` and `functional_call` reach both at once.
+they stand for (a batch norm is called itself, through the fused forward); `.to()`,
+`load_state_dict(assign=True)` and `functional_call` reach both at once.
 """
 
 from __future__ import annotations

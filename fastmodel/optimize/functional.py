@@ -6,12 +6,14 @@ fused modules instead. The module tree stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
+from fastmodel.ops.batch_norm_relu.module import forward_of as batch_norm_relu_forward
 from fastmodel.optimize import patterns, runs
 from fastmodel.optimize.forward import (
     FORWARD,
@@ -55,11 +57,11 @@ class Capture:
 
 @dataclass(frozen=True)
 class TracedPlace:
-    """One call of a Conv2d or Linear in a captured forward, in every mode that has it."""
+    """One call of an anchor in a captured forward, in every mode that has it."""
 
     capture: Capture
     path: str
-    """Of the Conv2d or Linear, below the owner."""
+    """Of the anchor, below the owner."""
     ordinal: int
     matches: dict[bool, patterns.Match]
     """By mode; all of one pattern."""
@@ -90,7 +92,7 @@ def capture(model: nn.Module, owner: str, seen: Observation) -> Capture:
 def find(
     model: nn.Module, anchor: nn.Module, captured: Capture
 ) -> list[TracedPlace | patterns.Miss]:
-    """For each call of a Conv2d or Linear by the captured module: its place, or why there is none."""
+    """For each call of an anchor by the captured module: its place, or why there is none."""
     owner = model.get_submodule(captured.owner)
     path = next((name for name, module in owner.named_modules() if module is anchor), None)
     if path is None:
@@ -151,6 +153,17 @@ def swap(model: nn.Module, places: Sequence[TracedPlace]) -> None:
     owner.__class__ = captured_class(type(owner))  # type: ignore[arg-type]
 
 
+def _stand_in(match: patterns.Match, anchor: nn.Module) -> Callable[..., Any]:
+    """What a graph calls in the place of an anchor, which stays in the tree."""
+    if isinstance(anchor, nn.BatchNorm2d):
+        # Over the anchor itself: its mode, options and statistics are those of the moment.
+        return functools.partial(batch_norm_relu_forward, anchor)
+    fused = match.make(anchor)
+    # One dict for both: what is put in the place of a Parameter reaches the fused module too.
+    fused.__dict__["_parameters"] = anchor._parameters
+    return fused
+
+
 def _absorbed(place: TracedPlace) -> list[fx.Node]:
     """The anchor and the nodes taken in, of every mode."""
     return [
@@ -172,12 +185,10 @@ def _function(
             continue
         chain = place.chains[mode]
         anchor = owner.get_submodule(place.path)
-        fused = place.matches[mode].make(anchor)
-        # One dict for both: what is put in the place of a Parameter reaches the fused module too.
-        fused.__dict__["_parameters"] = anchor._parameters
         absorbed = [twin[node] for node in chain.nodes[: place.match.absorbs]]
-        # The fused call stands where the Conv2d stood: what is written to its input later stays later.
-        twin[chain.anchor].target = runs.keep(owner, fused)
+        # The fused call stands where the anchor stood: what is written to its input later stays later.
+        stand_in = _stand_in(place.matches[mode], anchor)
+        twin[chain.anchor].target = runs.keep(owner, stand_in)
         absorbed[-1].replace_all_uses_with(twin[chain.anchor])
         for node in reversed(absorbed):
             copy.erase_node(node)

@@ -1,6 +1,6 @@
-"""What can be fused: a Conv2d or Linear, and the activation and max-pool or dropout that follow it.
+"""What can be fused: a Conv2d, Linear or BatchNorm2d, and the activation and max-pool or dropout after it.
 
-Sequences and graphs are both read as an anchor (the Conv2d or Linear) and the steps after it; `match` knows
+Sequences and graphs are both read as an anchor (the first of these) and the steps after it; `match` knows
 neither. max and ReLU commute, in value and in gradient (a window whose maximum is not positive passes none
 either way; among positive values ReLU keeps order and ties), so pool before ReLU is the same fused module.
 """
@@ -24,6 +24,7 @@ LINEAR_ACTIVATIONS: dict[str, tuple[type[nn.Module], Any]] = {
 }
 
 FUSED = (
+    fused_nn.BatchNormReLU2d,
     fused_nn.LinearReLU,
     fused_nn.LinearReLUDropout,
     *(fused for _, fused in LINEAR_ACTIVATIONS.values()),
@@ -70,9 +71,23 @@ class Miss:
     reason: str
 
 
+# Each with the buffers that it has.
+_ANCHOR_BUFFERS: dict[type[nn.Module], set[str]] = {
+    nn.Conv2d: set(),
+    nn.Linear: set(),
+    nn.BatchNorm2d: {"running_mean", "running_var", "num_batches_tracked"},
+}
+_ANCHORS = tuple(_ANCHOR_BUFFERS)
+
+
 def is_anchor(module: nn.Module) -> bool:
     """Could this module be the start of a fused one (subclasses are looked at, to say why not)?"""
-    return isinstance(module, (nn.Conv2d, nn.Linear))
+    return isinstance(module, _ANCHORS)
+
+
+def is_listed(anchor: nn.Module, pattern: str) -> bool:
+    """Is a place where nothing is fused worth a row? A batch norm's only where a ReLU follows at once."""
+    return not isinstance(anchor, nn.BatchNorm2d) or "ReLU" in pattern
 
 
 def is_fused(module: nn.Module) -> bool:
@@ -91,12 +106,13 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def anchor_refusal(anchor: nn.Module) -> str | None:
-    """Why this Conv2d or Linear cannot be fused with anything; None where it can."""
+    """Why this anchor cannot be fused with anything; None where it can."""
     if nn.utils.parametrize.is_parametrized(anchor):
         return "its weight is parametrized"
-    if type(anchor) not in (nn.Conv2d, nn.Linear):
+    if type(anchor) not in _ANCHORS:
         return f"{type(anchor).__name__} is a subclass, its forward may differ"
-    if set(anchor._parameters) != {"weight", "bias"} or anchor._buffers or anchor._modules:
+    has_own_buffers = set(anchor._buffers) == _ANCHOR_BUFFERS[type(anchor)]
+    if set(anchor._parameters) != {"weight", "bias"} or not has_own_buffers or anchor._modules:
         return "it has state beyond weight and bias (weight norm, pruning or the like)"
     return "it has hooks" if has_hooks(anchor) else None
 
@@ -165,7 +181,8 @@ def describe(anchor: nn.Module, steps: Sequence[Step]) -> str:
     """
     if _is_linear_with_activation(anchor, steps):
         return f"{type(anchor).__name__} + {steps[0].label}"
-    labels, steps = [type(anchor).__name__], steps[:2]
+    # What a batch norm takes in follows at once.
+    labels, steps = [type(anchor).__name__], steps[: 1 if isinstance(anchor, nn.BatchNorm2d) else 2]
     if any(step.kind == "relu" for step in steps):
         while steps and steps[0].kind != "fork":
             labels.append(steps[0].label)
@@ -179,7 +196,7 @@ def match(
     """The fused module for an anchor and what follows it, or the reason why there is none.
 
     Args:
-        anchor: a Conv2d or Linear.
+        anchor: a Conv2d, Linear or BatchNorm2d.
         steps: what follows, each the only reader of the one before; two are enough.
         training: the mode in which they follow; by default the anchor's.
     """
@@ -191,6 +208,9 @@ def match(
     if is_activated:
         _, fused = LINEAR_ACTIVATIONS[steps[0].label]
         return Match(describe(anchor, steps), 1, fused.from_torch, _plain(anchor, steps[:1]))
+    if type(anchor) is nn.BatchNorm2d:
+        make = fused_nn.BatchNormReLU2d.from_torch
+        return Match(describe(anchor, steps), 1, make, _plain(anchor, steps[:1]))
     if type(anchor) is nn.Linear:
         return _linear(anchor, steps, anchor.training if training is None else training)
     return _conv(anchor, steps)

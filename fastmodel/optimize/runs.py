@@ -69,8 +69,9 @@ def _runs(graph: fx.Graph, owner: nn.Module) -> Iterator[list[fx.Node]]:
 def _module_of(node: fx.Node, owner: nn.Module) -> nn.Module | None:
     """The module that a call is, or that it equals; None for what is no link."""
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
-        module = owner.get_submodule(str(node.target))
-        return module if neighbours.may_link(module) else None
+        called = operator.attrgetter(str(node.target))(owner)
+        is_link = isinstance(called, nn.Module) and neighbours.may_link(called)
+        return called if is_link else None
     is_flatten = node.target is torch.flatten if node.op == "call_function" else False
     if not (is_flatten or (node.op == "call_method" and node.target == "flatten")):
         return None

@@ -1,4 +1,4 @@
-"""Go through a model's Conv2d and Linear modules: where does a fused module fit, and where not and why?"""
+"""Go through a model's modules: where does a fused one fit, and where not and why?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from fastmodel.errors import InputError
 from fastmodel.optimize import dynamo, functional, patterns, sequential
+from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.plan import Place
 from fastmodel.optimize.select import Candidate
 from fastmodel.optimize.traced import UntraceableError
@@ -25,7 +26,7 @@ class Site:
     place: Place
     candidate: Candidate
     anchor: str
-    """Qualified name of the Conv2d or Linear."""
+    """Qualified name of the Conv2d, Linear or BatchNorm2d."""
     caller: str | None
     """Qualified name of the module that calls it."""
     ordinal: int
@@ -33,7 +34,7 @@ class Site:
 
 
 class Finder:
-    """Goes through a model's Conv2d and Linear modules."""
+    """Goes through a model's Conv2d, Linear and BatchNorm2d modules."""
 
     def __init__(self, model: nn.Module, seen: Observation, examples: Examples) -> None:
         self._model, self._seen, self._examples = model, seen, examples
@@ -44,7 +45,9 @@ class Finder:
         """Every place: a site where it fits, else its row among those left."""
         for name, module in self._model.named_modules():
             if patterns.is_anchor(module):
-                yield from self._rows_of(name, module)
+                for row in self._rows_of(name, module):
+                    if isinstance(row, Site) or patterns.is_listed(module, row.pattern):
+                        yield row
 
     def _rows_of(self, name: str, anchor: nn.Module) -> Iterator[Site | Place]:
         calls = self._seen.calls.get(name, [])
@@ -134,8 +137,11 @@ class Finder:
             yield Place(site, found.pattern, None, shape, found.reason)
             return
         match = found.match
+        # With buffers of its own: in trials the statistics of a batch norm move, the model's are to stay.
+        own = shared_clone(self._model.get_submodule(anchor), own_buffers=True)
+        plain = nn.Sequential(own, *list(match.plain)[1:])
         try:
-            fused = match.make(self._model.get_submodule(anchor))
+            fused = match.make(own)
         except InputError as error:
             yield Place(site, match.pattern, None, shape, str(error))
             return
@@ -145,7 +151,7 @@ class Finder:
         yield Site(
             found,
             place,
-            Candidate(site, match.pattern, match.plain, fused, shape, call.dtype, call.device),
+            Candidate(site, match.pattern, plain, fused, shape, call.dtype, call.device),
             anchor,
             call.caller,
             ordinal,

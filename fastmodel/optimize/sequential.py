@@ -54,7 +54,7 @@ def _chain_from(container: nn.Module, key: str) -> tuple[list[str], list[pattern
 
 
 def find(model: nn.Module, site: str, seen: Observation) -> SequentialPlace | patterns.Miss:
-    """The place that starts at a Conv2d or Linear called by an nn.Sequential, or why there is none."""
+    """The place that starts at an anchor called by an nn.Sequential, or why there is none."""
     container_name, _, key = site.rpartition(".")
     container = model.get_submodule(container_name)
     keys, steps = _chain_from(container, key)

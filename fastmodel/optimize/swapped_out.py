@@ -1,4 +1,4 @@
-"""What was swapped out of a container: kept without its Parameters, and made whole again."""
+"""What was swapped out of a container: kept without its Parameters and buffers, and made whole again."""
 
 from __future__ import annotations
 
@@ -21,19 +21,29 @@ _HOOKS = (
 )
 
 
+_TENSORS = ("_parameters", "_buffers")
+_OPTIONS = ("eps", "momentum", "track_running_stats")
+"""Attributes of a batch norm that training loops set."""
+
+
 def bare_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module without its Parameters, which live on in the one that takes its place."""
+    """A copy of a module without its tensors, which live on in the one that takes its place."""
     bare = object.__new__(type(module))
     bare.__dict__.update(vars(module))
-    bare.__dict__["_parameters"] = dict.fromkeys(module._parameters)
+    for tensors in _TENSORS:
+        bare.__dict__[tensors] = dict.fromkeys(vars(module)[tensors])
     return bare
 
 
 def restored(bare: nn.Module, current: nn.Module) -> nn.Module:
-    """The module that was swapped out, with the Parameters, mode and hooks of what stands there now."""
+    """The module that was swapped out, with the tensors, mode and hooks of what stands there now."""
     module = object.__new__(type(bare))
     module.__dict__.update(vars(bare))
-    module.__dict__["_parameters"] = {name: current._parameters[name] for name in bare._parameters}
+    for tensors in _TENSORS:
+        module.__dict__[tensors] = {
+            name: vars(current)[tensors][name] for name in vars(bare)[tensors]
+        }
+    module.__dict__.update({name: vars(current)[name] for name in _OPTIONS if name in vars(bare)})
     for hooks in _HOOKS:
         module.__dict__[hooks] = vars(current)[hooks].copy()
     module.training = current.training

@@ -46,7 +46,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a Conv2d or Linear."""
+    """One call of an anchor."""
 
     caller: str | None
     """Qualified name of the module whose forward called it; None where it is the model itself."""
@@ -60,7 +60,7 @@ class Observation:
     """What happened in one run, by qualified name."""
 
     calls: dict[str, list[Call]] = field(default_factory=dict)
-    """Of every Conv2d and Linear that was reached."""
+    """Of every anchor that was reached."""
     counts: dict[str, int] = field(default_factory=dict)
     """How often each module was called."""
     arguments: dict[str, tuple[tuple, dict[str, Any]]] = field(default_factory=dict)

@@ -6,9 +6,10 @@ difference over the reference's largest value. The fused module's may be
 
     bound = 2 (error of the plain modules) + 2 eps S,    S = largest (sum of absolute terms) / largest value
 
-eps is the dtype's. Each value of a convolution, a linear layer or a gradient of theirs is a sum of products;
-rounding any term, in whatever order, moves it by up to eps times that term, so eps times the sum of the
-absolute terms is the size of one rounding each: the floor, where PyTorch happens to round to the very value.
+eps is the dtype's. Each value of a convolution, a linear layer or a gradient of theirs is a sum of products
+(of a batch norm: `batch_norm_terms.py`); rounding any term, in whatever order, moves it by up to eps times
+that term, so eps times the sum of the absolute terms is the size of one rounding each: the floor, where
+PyTorch happens to round to the very value.
 
 Ties. ReLU and max-pool have jumps in their derivatives. Where the float64 value lies within rounding of such
 a jump (of zero, or of the second largest of its window), right kernels may send the gradient elsewhere,
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmodel.optimize import batch_norm_terms
 from fastmodel.optimize.evidence import Check, Verification
 from fastmodel.optimize.select import Candidate
 from fastmodel.optimize.trial import without_dropout
@@ -125,6 +127,8 @@ def _run(module: nn.Module, anchor: nn.Module, x: Tensor, grad: Tensor) -> dict[
 
 def _absolute_terms(anchor: nn.Module, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
     """The sum of the absolute terms of each of the anchor's outputs, and eps sqrt(how many there are)."""
+    if isinstance(anchor, nn.BatchNorm2d):
+        return batch_norm_terms.of_output(anchor, x), torch.finfo(dtype).eps * 2
     absolute = copy.deepcopy(anchor)
     with torch.no_grad():
         for parameter in absolute.parameters():
@@ -138,6 +142,8 @@ def _absolute_terms(anchor: nn.Module, x: Tensor, dtype: torch.dtype) -> tuple[T
 
 def _absolute_gradients(anchor: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
     """The sums of absolute terms of the anchor's gradients, those of x and of its parameters."""
+    if isinstance(anchor, nn.BatchNorm2d):
+        return batch_norm_terms.of_gradients(anchor, x, grad)
     absolute = copy.deepcopy(anchor)
     with torch.no_grad():
         for parameter in absolute.parameters():

@@ -435,7 +435,7 @@ ENTRIES = (
         "batch norm",
         batch_norm,
         image(),
-        {},
+        {"1": "BatchNormReLU2d"},
         {
             "0": "batch norm between it and the ReLU",
             "3": "Dropout2d between it and the ReLU",
