@@ -74,6 +74,7 @@ LAYERS = (
         "fastmodel.harness.workloads",
         "fastmodel.harness.workloads.*",
     ),
+    ("fastmodel.harness.rewind",),
     (
         "fastmodel.harness.gate",
         "fastmodel.harness.isolated",

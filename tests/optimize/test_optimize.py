@@ -73,7 +73,11 @@ class TestUse:
         gradient = next(fused.parameters()).grad.clone()
         fused.zero_grad()
         fused(x).sum().backward()
-        torch.testing.assert_close(gradient, next(fused.parameters()).grad)
+        # Outside of a graph nn.Linear may be a kernel of ours, whose sums run in another order.
+        expected = next(fused.parameters()).grad
+        torch.testing.assert_close(
+            gradient, expected, rtol=1e-5, atol=1e-6 * expected.abs().max().item()
+        )
         assert fm.plan_of(compiled) is fm.plan_of(fused)
 
     def test_wrapped_in_another_module(self, make, x):
