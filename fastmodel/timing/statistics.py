@@ -1,12 +1,15 @@
 """Geometric means and their 95 % intervals, for samples that remember one another.
 
 Times of one arm multiply (a slow neighbour makes everything, say, 5 % slower), so ratios are
-averaged by their geometric mean. Samples of one run are autocorrelated: a neighbour stays for several
-windows, and turning the order of the arms around every round makes the ratios alternate. So the
-interval is a circular block bootstrap: blocks of neighbouring samples are drawn with replacement, the
-mean taken each time, and 2.5 % cut off both ends. With few samples such an interval is too narrow, for
-two reasons that can be computed: blocks see less than all of the autocorrelation, and the spread is
-itself only estimated. It is stretched about the mean by
+averaged by their geometric mean. A burst of somebody else's work may double a single window: what lies
+further from the median than 3 standard deviations of the bulk (1.4826 times the median distance from the
+median each) counts as that far and no further (a Winsorized mean).
+
+Samples of one run are autocorrelated: a neighbour stays for several windows, and turning the order of the
+arms around every round makes the ratios alternate. So the interval is a circular block bootstrap: blocks
+of neighbouring samples are drawn with replacement, the mean taken each time, and 2.5 % cut off both ends.
+With few samples such an interval is too narrow, for two reasons that can be computed: blocks see less than
+all of the autocorrelation, and the spread is itself only estimated. It is stretched about the mean by
 
     sqrt(var of the mean under AR(1) / var that the blocks see of it) * t(df) / t(infinity)
 
@@ -15,7 +18,8 @@ hold the truth is measured: benchmarks/studies/coverage.py. The seed is fixed, s
 the same interval.
 
 Sources: Politis and Romano, A circular block-resampling procedure for stationary data (1992); block
-length for AR(1): Carlstein, Annals of Statistics 14 (1986); t quantile: Abramowitz and Stegun 26.7.5.
+length for AR(1): Carlstein, Annals of Statistics 14 (1986); t quantile: Abramowitz and Stegun 26.7.5;
+bounds by the median distance: Huber, Robust Statistics (1981), ch. 5.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ _SEED = 20_240_229
 _Z = 1.959964
 _FEWEST_FOR_AUTOCORRELATION = 6
 _FEWEST_DEGREES = 2.0
+_FEWEST_FOR_BOUNDS = 6
+_BOUND = 3 * 1.4826
 _MOST_AUTOCORRELATION = 0.9
 _LEAST_AUTOCORRELATION = -0.6
 
@@ -57,14 +63,14 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % block bootstrap interval of the geometric mean; `values` in the order of measurement.
+    """95 % block bootstrap interval of `mean_ratio`; `values` in the order of measurement.
 
     One value gives a point.
 
     Raises:
         InputError: no values, or one that is not finite and above 0.
     """
-    logs = _logs(values)
+    logs = _bounded(_logs(values))
     if logs.size == 1:
         return float(values[0]), float(values[0])
     rho = autocorrelation(logs)
@@ -77,9 +83,9 @@ def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES) -> t
 
 
 def mean_ratio(ratios: Sequence[float], resamples: int = RESAMPLES) -> Estimate:
-    """The geometric mean of `ratios` (or rates, or times) with its interval."""
+    """The geometric mean of `ratios` (or rates, or times), outliers bounded, with its interval."""
     low, high = bootstrap_interval(ratios, resamples)
-    return Estimate(geometric_mean(ratios), low, high)
+    return Estimate(float(np.exp(_bounded(_logs(ratios)).mean())), low, high)
 
 
 def quotient(numerator: Estimate, denominator: Estimate) -> Estimate:
@@ -104,8 +110,17 @@ def half_width(low: float, high: float) -> float:
 
 def block_length(values: Sequence[float]) -> int:
     """How many neighbouring samples `bootstrap_interval` draws together."""
-    logs = _logs(values)
+    logs = _bounded(_logs(values))
     return _block_length(logs.size, autocorrelation(logs))
+
+
+def _bounded(logs: np.ndarray) -> np.ndarray:
+    """Outliers brought in to 3 standard deviations of the bulk; fewer than six samples have no bulk."""
+    if logs.size < _FEWEST_FOR_BOUNDS:
+        return logs
+    middle = np.median(logs)
+    reach = _BOUND * np.median(np.abs(logs - middle))
+    return logs if reach == 0 else np.clip(logs, middle - reach, middle + reach)
 
 
 def autocorrelation(series: np.ndarray) -> float:

@@ -130,6 +130,26 @@ def test_an_interval_for_independent_samples_would_not():
     assert hits / 300 < 0.8
 
 
+def test_an_outlier_counts_as_three_deviations_of_the_bulk():
+    logs = 0.05 * np.random.default_rng(0).standard_normal(99)
+    bulk = 1.4826 * np.median(np.abs(logs - np.median(logs)))
+    burst = np.exp([*logs, math.log(2)])
+    middle = np.median(np.log(burst))
+    reach = 3 * 1.4826 * np.median(np.abs(np.log(burst) - middle))
+    expected = np.exp(np.clip(np.log(burst), middle - reach, middle + reach).mean())
+    found = mean_ratio(burst.tolist())
+    assert found.value == pytest.approx(expected)
+    assert found.value < geometric_mean(burst.tolist()) - 0.003
+    assert found.high - found.low < 1.3 * 2 * 1.96 * bulk / math.sqrt(100)
+
+
+def test_neither_few_samples_nor_equal_ones_have_a_bulk():
+    few = [1.0, 1.0, 1.1, 0.9, 8.0]
+    assert mean_ratio(few).value == pytest.approx(geometric_mean(few))
+    mostly_equal = [1.0] * 9 + [2.0]
+    assert mean_ratio(mostly_equal).value == pytest.approx(geometric_mean(mostly_equal))
+
+
 def test_same_samples_give_the_same_interval():
     values = [1.0, 1.1, 0.9, 1.3]
     assert bootstrap_interval(values) == bootstrap_interval(values)

@@ -25,7 +25,8 @@ def test_narrow_enough_takes_two_looks():
     assert rule.reason(ratios(11), 0.0) is None  # it does not look here
     wide_at_first = [*ratios(8, spread=0.5), *ratios(2, spread=1e-6)]
     assert rule.reason(wide_at_first, 0.0) is None
-    wide_at_last = [*ratios(8, spread=1e-6), *ratios(2, spread=5.0)]
+    wide_at_last = [*ratios(8), 1.02, 1.02]
+    assert rule.reason([*ratios(8), *ratios(2, spread=0.002)], 0.0) is not None
     assert rule.reason(wide_at_last, 0.0) is None
     assert rule.reason(ratios(10, spread=0.5), 0.0) is None
 
