@@ -1,15 +1,18 @@
 """What does sampling the hardware cost a training step? The seed's CNN, telemetry on and off in turns.
 
-    python benchmarks/studies/telemetry_overhead.py [--pairs 14] [--window-s 1.0] [--out FILE]
+    python benchmarks/studies/telemetry_overhead.py [--pairs 300] [--window-s 0.2] [--out FILE]
 
-Both sides run the same loop; one of them inside a sampler at its default period, with every source that this
-machine has, its start and end included. The ratio is time with over time without, window by window, with its
-95 % interval; beside it the loop against itself. Run it on a quiet machine.
+Both sides run the same loop; beside one of them a sampler is at work at its default period, with every source
+that this machine has. It is started and ended between windows, as a run starts and ends it once. The ratio is
+time with over time without, window by window, with its 95 % interval; beside it the loop against itself.
+Windows are short and many, because the host's own noise is larger than what is looked for. Run it on a
+quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -25,8 +28,8 @@ from fastmodel.timing import interleave, mean_ratio, now_s, paired_ratios
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=14)
-    parser.add_argument("--window-s", type=float, default=1.0)
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--window-s", type=float, default=0.2)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     run = training()
@@ -35,17 +38,16 @@ def main() -> None:
     run(20)
     steps = max(1, round(arguments.window_s * 20 / (now_s() - start_s)))
 
-    def sampled() -> None:
-        sources, missing = sources_for("cpu")
-        with Sampler(sources, missing=missing):
-            run(steps)
+    with contextlib.ExitStack() as sampling:
 
-    arms: dict[str, Callable[[], object]] = {
-        "without": lambda: run(steps),
-        "with": sampled,
-        "without again": lambda: run(steps),
-    }
-    samples = list(interleave(arms, arguments.pairs))
+        def sample() -> None:
+            sampling.close()
+            sources, missing = sources_for("cpu")
+            sampling.enter_context(Sampler(sources, missing=missing))
+
+        arms = {name: lambda: run(steps) for name in ("without", "with", "without again")}
+        before_each = dict.fromkeys(arms, sampling.close) | {"with": sample}
+        samples = list(interleave(arms, arguments.pairs, before_each=before_each))
     cost = mean_ratio(paired_ratios(samples, "with", "without"))
     noise = mean_ratio(paired_ratios(samples, "without again", "without"))
     print(f"with over without: {cost.value:.4f} [{cost.low:.4f}, {cost.high:.4f}]")
