@@ -206,3 +206,24 @@ def test_what_dynamo_does_not_follow_either(x, monkeypatch):
     assert not plan.swaps
     assert "Broken: its forward does not trace" in plan.left[0].reason
     assert "; Dynamo does not follow it: too deep" in plan.left[0].reason
+
+
+class Twice(nn.Module):
+    """The same convolution with and without a pool, in a forward that FX does not trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        if x.sum() < 1e9:
+            x = F.relu(self.conv(x))
+        return F.max_pool2d(F.relu(self.conv(x)), 2)
+
+
+def test_calls_of_different_patterns_are_left():
+    plain, x = Twice(), torch.randn(2, 1, 8, 8)
+    fused = by_rule(plain, x)
+    assert not fm.plan_of(fused).swaps
+    assert "differs between its calls" in fm.plan_of(fused).left[0].reason
+    assert torch.equal(fused(x), plain(x))

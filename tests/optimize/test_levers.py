@@ -1,4 +1,4 @@
-"""The levers that only change how the whole model is run: compile."""
+"""The levers that only change how the whole model is run: its entry, compile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from support.by_rule import by_rule
 from torch import nn
 
 import fastmodel as fm
-from fastmodel.errors import InputError
 from fastmodel.optimize import levers, measured, trials
 from fastmodel.optimize.evidence import Measurement
 from fastmodel.optimize.levers import Built, pull
@@ -44,6 +43,16 @@ def compiled_model(plain, x):
     return pull(Built(by_rule(plain, x), Training()), ["compile"]).model
 
 
+def test_layout_and_autocast_at_one_entry():
+    x = torch.randn(2, 3, 10, 10)
+    model = pull(Built(by_rule(zoo.Residual(), x), Training()), ["channels_last", "autocast"]).model
+    seen = []
+    model.conv1.register_forward_hook(lambda m, args, out: seen.extend((args[0], out)))
+    model(x)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert seen[1].dtype is torch.bfloat16
+
+
 class TestCompile:
     def test_the_swapped_model_is_compiled_in_its_place(self, x, compiled):
         plain = zoo.Functional()
@@ -68,8 +77,7 @@ class TestCompile:
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), fm.revert(model)):
             torch.testing.assert_close(twin(x), plain(x), rtol=1e-4, atol=1e-5)
         assert twin._compiled_call_impl is None
-        with pytest.raises(InputError, match="compiled"):
-            fm.optimize(model, x)
+        assert by_rule(model, x)._compiled_call_impl is None  # optimized anew, to be compiled anew
 
     def test_only_where_it_is_asked_for(self, x, compiled, monkeypatch):
         monkeypatch.setattr(trials, "race", lambda *_: FAST)

@@ -81,8 +81,6 @@ def test_wrapped_in_fsdp(pair, x, group):
 
     mesh = init_device_mesh("cpu", (1,))
     plain, fused = pair
-    if isinstance(plain, zoo.Counting):
-        pytest.skip("FSDP's hooks are none that Dynamo follows")
     expected = gradients(plain, x)
     wrapped = fully_shard(fused, mesh=mesh)
     for _ in range(3):

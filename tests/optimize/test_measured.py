@@ -10,9 +10,10 @@ from torch import nn
 
 import fastmodel as fm
 from fastmodel.errors import InputError
-from fastmodel.optimize import Measurement, levers, measured, trials
+from fastmodel.optimize import Measurement, levers, measure, measured, trials
 from fastmodel.optimize.budget import Budget
 from fastmodel.optimize.measure import LEAST_PAIRS, MOST_PAIRS, race, ranking
+from fastmodel.timing import Estimate
 
 FAST = Measurement(2e-3, 1e-3, 2.0, 1.9, 2.1, 8)
 SLOW = Measurement(1e-3, 2e-3, 0.5, 0.45, 0.55, 8)
@@ -61,6 +62,13 @@ class TestRace:
             lambda: calls.append(time.sleep(5e-3)), lambda: time.sleep(5e-3), Budget(9), 1.0
         )
         assert found.pairs <= MOST_PAIRS and len(calls) >= found.pairs
+
+    def test_it_goes_on_while_the_gain_lies_within_the_interval(self, monkeypatch):
+        found = [(1.0, 0.9, 1.1), (1.0, 1.01, 1.2), (1.1, 1.03, 1.2), (9.0, 8.0, 9.5)]
+        estimates = iter([Estimate(*values) for values in found])
+        monkeypatch.setattr(measure, "mean_ratio", lambda *_: next(estimates))
+        won = race(lambda: None, lambda: None, Budget(60), 1.02)
+        assert (won.low, won.pairs) == (1.03, 4 * LEAST_PAIRS)
 
     def test_the_budget_ends_it(self):
         now = [0.0]
@@ -166,6 +174,13 @@ def test_nothing_wins_alone(x, races, monkeypatch):
     assert type(fused) is type(model) and not plan.swaps and plan.whole is None
     assert plan.verdict == "nothing won alone: the model is returned as it was"
     assert "no certain gain: 0.98 [0.95, 1.01]" in reason_of(fused, "conv1")
+
+
+def test_a_gain_that_is_not_certain_is_none(x, races, monkeypatch):
+    likely = Measurement(1e-2, 0.95e-2, 1.05, 1.01, 1.1, 48)
+    monkeypatch.setattr(trials, "race", lambda *_: likely)
+    fused = fm.optimize(zoo.Functional(), x)
+    assert "no certain gain: 1.05 [1.01, 1.10]" in reason_of(fused, "conv1")
 
 
 def test_what_loses_little_alone_may_win_beside_its_neighbours(x, races, monkeypatch):
@@ -456,11 +471,21 @@ class TestPlan:
         assert not plan.swaps
         assert f"torch was 1.0, is {torch.__version__}" in plan.verdict
 
+    def test_other_threads_are_another_machine(self, x, races, saved, monkeypatch):
+        threads = torch.get_num_threads()
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+        plan = fm.plan_of(fm.optimize(zoo.Functional(), x, plan=saved))
+        assert f"threads was {threads}, is {threads + 1}" in plan.verdict
+
     def test_another_model_or_other_inputs_are_refused(self, x, saved):
         with pytest.raises(InputError, match="the plan is of another model"):
             fm.optimize(zoo.lenet(), x, plan=saved)
         with pytest.raises(InputError, match="the plan is for inputs 4x1x12x12 float32 cpu"):
             fm.optimize(zoo.Functional(), x[:2], plan=saved)
+        wide = zoo.Functional()
+        wide.fc2 = nn.Linear(12, 4)
+        with pytest.raises(InputError, match="the plan is of another model"):
+            fm.optimize(wide, x, plan=saved)
         hooked = zoo.Functional()
         hooked.conv1.register_forward_hook(lambda *_: None)
         with pytest.raises(InputError, match="the plan swaps 'conv1'"):

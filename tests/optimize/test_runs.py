@@ -131,6 +131,25 @@ def test_what_is_no_link_ends_a_run(between, x):
     assert_same(step(fused, x), step(plain, x))
 
 
+class Parallel(nn.Module):
+    """Calls next to each other that read the same value."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        return self.b(x).relu() - y
+
+
+def test_calls_beside_each_other_are_no_run():
+    plain, x = Parallel(), torch.randn(4, 6)
+    fused = by_rule(plain, x)
+    assert len(fm.plan_of(fused).swaps) == 2 and not runs_of(fused)
+    assert_same(step(fused, x), step(plain, x))
+
+
 class Interleaved(nn.Module):
     """Another line stands between two calls, and writes to what the second one reads."""
 

@@ -136,6 +136,40 @@ def last_of_equals(honest, x):
     return F.max_pool2d(out.flip(2, 3), 2).flip(2, 3)
 
 
+def test_where_terms_cancel_relu_may_pass_its_gradient_or_not():
+    one = linear()
+    x = one.x.detach().clone()
+    with torch.no_grad():
+        one.plain[0].bias.zero_()
+        one.plain[0].weight[:, 15:] = -one.plain[0].weight[:, :15]
+        x[:4, 15:] = x[:4, :15]
+    assert verify(candidate(one.plain, one.fused, x)).tie_share == 4 / 7
+
+    def passes(honest, x):
+        before = F.linear(x, honest.weight, honest.bias)
+        return torch.where(before >= 0, before, 0.0)
+
+    assert verify(candidate(one.plain, Faulty(one.fused, passes), x)).passed
+
+
+class Coarse(nn.Linear):
+    """Rounds what it gives to bfloat16, where it is asked for float32."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        return out if out.dtype is torch.float64 else out.bfloat16().float()
+
+
+def test_the_bound_is_twice_pytorchs_own_error():
+    layer = Coarse(30, 20)
+    plain = nn.Sequential(layer, nn.ReLU())
+    one = candidate(plain, fm.nn.LinearReLU.from_torch(layer), torch.randn(7, 30))
+    found = verify(one)
+    output = found.checks[0]
+    assert output.torch_error > 1e-3 and found.passed
+    assert 2 * output.torch_error < output.bound < 2.1 * output.torch_error
+
+
 def test_what_is_frozen_is_not_asked_for():
     one = pooled()
     one.plain[0].weight.requires_grad_(False)
