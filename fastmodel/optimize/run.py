@@ -419,11 +419,7 @@ def _check_model(model: Any) -> None:
         raise InputError(f"optimize: model must be an nn.Module, got {type(model).__name__}")
     for name, module in model.named_modules():
         where = f"{name!r} of the model" if name else "the model"
-        if (
-            type(module).__name__ == "OptimizedModule"
-            or module._compiled_call_impl is not None
-            or isinstance(module, torch.jit.ScriptModule)
-        ):
+        if type(module).__name__ == "OptimizedModule" or isinstance(module, torch.jit.ScriptModule):
             raise InputError(
                 f"optimize: {where} is compiled; optimize the plain one, then compile it"
             )
