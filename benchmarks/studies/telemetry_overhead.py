@@ -4,7 +4,8 @@
 
 Both sides run the same loop; beside one of them a sampler is at work at its default period, with every source
 that this machine has. It is started and ended between windows, as a run starts and ends it once. The ratio is
-time with over time without, window by window, with its 95 % interval; beside it the loop against itself.
+time with over time without (the geometric mean of a round's two windows), round by round, with its 95 %
+interval; beside it the loop against itself.
 Windows are short and many, because the host's own noise is larger than what is looked for. Run it on a
 quiet machine.
 """
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +50,16 @@ def main() -> None:
         arms = {name: lambda: run(steps) for name in ("without", "with", "without again")}
         before_each = dict.fromkeys(arms, sampling.close) | {"with": sample}
         samples = list(interleave(arms, arguments.pairs, before_each=before_each))
-    cost = mean_ratio(paired_ratios(samples, "with", "without"))
+    cost = mean_ratio(
+        [
+            math.sqrt(a * b)
+            for a, b in zip(
+                paired_ratios(samples, "with", "without"),
+                paired_ratios(samples, "with", "without again"),
+                strict=True,
+            )
+        ]
+    )
     noise = mean_ratio(paired_ratios(samples, "without again", "without"))
     print(f"with over without: {cost.value:.4f} [{cost.low:.4f}, {cost.high:.4f}]")
     print(f"without over itself: {noise.value:.4f} [{noise.low:.4f}, {noise.high:.4f}]")

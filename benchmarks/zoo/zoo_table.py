@@ -10,7 +10,7 @@ from support.zoo_models import NETWORKS
 from fastmodel.timing import Estimate, geometric_mean
 
 ROOT = Path(__file__).resolve().parents[2]
-MACHINE = "xeon-2core"
+MACHINE = "epyc-2core"
 RESULTS = ROOT / "benchmarks" / "results" / MACHINE / "zoo"
 DOCUMENT = ROOT / "docs" / "optimize.md"
 _BEGIN, _END = "<!-- zoo: make docs -->", "<!-- zoo end -->"

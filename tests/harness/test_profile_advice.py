@@ -247,7 +247,7 @@ def test_a_trial_saves_no_more_than_the_step_however_busy_the_machine_was():
 
 
 def whole_of(monkeypatch, ratio, low=None, has_loss=True, optimizer=None):
-    found = WholeStep(tried(ratio, 40e-6, low), has_loss, optimizer)
+    found = WholeStep(tried(ratio, 40e-6, low), has_loss, optimizer, ("Conv2d + ReLU (conv)",))
     monkeypatch.setattr(advice_trials, "whole_step", lambda *_: found)
     monkeypatch.setattr(advice_trials, "tried", lambda facts: ())
     call = LossCall(nn.CrossEntropyLoss(), (4, 2), torch.zeros(4))
@@ -270,6 +270,7 @@ def test_what_was_tried_as_a_whole_takes_the_place_of_its_pieces_in_the_estimate
         assert part in items[0].action
     assert {"fastmodel-conv_relu_maxpool", "fastmodel-adam"} < {item.name for item in items}
     whole = together(items, 50e-6)
+    assert items[0].title.endswith(": Conv2d + ReLU (conv), CrossEntropyLoss, Adam")
     assert whole.advice == ["fastmodel-step"] and whole.step_s == pytest.approx(20e-6)
     assert whole.leaves_out.startswith("batches, logging")
 

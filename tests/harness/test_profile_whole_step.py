@@ -81,6 +81,7 @@ def test_all_of_the_step_is_tried_and_the_script_is_left_alone(root, steps, monk
     assert len(steps) == 1
     (swap,) = fm.plan_of(built[-1]).swaps
     assert swap.replacement == "ConvReLUMaxPool2d"
+    assert found.replaced == (f"{swap.pattern} ({swap.site})",)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(v, root.model.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None for p in root.model.parameters()) and not optimizer.state

@@ -29,6 +29,7 @@ def whole(facts: Facts) -> Iterator[Advice]:
     if found.tried.ratio.low <= 1:
         facts.missing[WHOLE_STEP] = f"tried, and no faster: {_words(found.tried)}"
     kind = type(root.model).__name__
+    replaced = list(found.replaced)
     parts, action = ["forward"], ["model = fm.optimize(model, example_inputs)"]
     includes = [f"{op} sites" for op, _ in FUSED.values()]
     if found.has_loss:
@@ -36,11 +37,13 @@ def whole(facts: Facts) -> Iterator[Advice]:
         includes += ["cross_entropy", "mse_loss"]
         (loss,) = facts.losses
         if type(loss.module) in LOSSES:
+            replaced.append(type(loss.module).__name__)
             action.append(f"fm.nn.{type(loss.module).__name__}()")
     parts.append("backward")
     if found.optimizer is not None:
         name = type(found.optimizer).__name__
         parts.append("optimizer")
+        replaced.append(name)
         includes.append(f"optimizer {name}")
         action.append(f"fm.optim.{name}(...)")
     rest_s = facts.step_s - found.tried.before_s
@@ -48,7 +51,7 @@ def whole(facts: Facts) -> Iterator[Advice]:
     yield make(
         facts,
         WHOLE_STEP,
-        "The step with all that fastmodel replaces",
+        f"The step with all that fastmodel replaces: {', '.join(replaced)}",
         gain_s=found.tried.saved_s(facts.step_s) if found.tried.ratio.low > 1 else 0.0,
         target="training step",
         action=", ".join(action),

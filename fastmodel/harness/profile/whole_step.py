@@ -41,6 +41,8 @@ class WholeStep:
     """Without one, fixed gradients' stand-in: the sum of the outputs."""
     optimizer: torch.optim.Optimizer | None
     """The script's; None where the trial is of forward and backward alone."""
+    replaced: tuple[str, ...] = ()
+    """The patterns that were fused, in the model's order, each with its sites."""
 
 
 class _Total(nn.Module):
@@ -95,11 +97,13 @@ def whole_step(
             raise NoTrialError(f"its numbers are not float64's: {gate.failures(found)}")
         # With a rate of 0 the optimizer does its whole work and leaves the weights where they are.
         still = replace(spec, options={**spec.options, "lr": 0.0})
-        tried = _time(_Seen(root, loss, still), options, arms, has_optimizer=own is not None)
-    return WholeStep(tried, loss is not None, own)
+        tried, replaced = _time(_Seen(root, loss, still), options, arms, own is not None)
+    return WholeStep(tried, loss is not None, own, replaced)
 
 
-def _time(workload: _Seen, options: Options, arms: Sequence[Arm], has_optimizer: bool) -> Tried:
+def _time(
+    workload: _Seen, options: Options, arms: Sequence[Arm], has_optimizer: bool
+) -> tuple[Tried, tuple[str, ...]]:
     x, targets = workload.train.inputs, workload.train.targets
     before, after = (arm.build(workload, options) for arm in arms)
 
@@ -110,7 +114,11 @@ def _time(workload: _Seen, options: Options, arms: Sequence[Arm], has_optimizer:
         loop.loss(loop.model(x), targets).backward()
         loop.model.zero_grad(set_to_none=True)
 
-    return in_turns(lambda: step(before), lambda: step(after), x.device)
+    sites: dict[str, list[str]] = {}
+    for swap in fm.plan_of(after.model).swaps:
+        sites.setdefault(swap.pattern, []).append(swap.site)
+    replaced = tuple(f"{pattern} ({', '.join(names)})" for pattern, names in sites.items())
+    return in_turns(lambda: step(before), lambda: step(after), x.device), replaced
 
 
 def _loss_of(root: RootCall, losses: Sequence[LossCall]) -> LossCall | None:
