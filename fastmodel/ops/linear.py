@@ -255,8 +255,8 @@ class NativeActivation:
 MOST_FORWARD_ROWS, MOST_BACKWARD_ROWS = 512, 512
 MOST_WEIGHT_ELEMENTS = 1024 * 1024
 """Bounds: float32 against the library row, 2 cores with AVX-512 (AMD EPYC 9005),
-benchmarks/results/epyc-2core/linear_relu.json: forward 1.5x at 64 rows of 1600 to 128 features, 1.4x at
-128 rows of 1024 to 1024, 0.92x to 1.07x at 512 rows in several runs; backward 2.1x, 1.9x and 2x.
+benchmarks/results/epyc-2core/linear_relu.json: forward 1.9x at 64 rows of 1600 to 128 features, 2.2x at
+128 rows of 1024 to 1024 and at 512 of 1600 to 128; backward much alike. More rows were not measured.
 """
 
 
