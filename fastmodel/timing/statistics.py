@@ -8,18 +8,20 @@ median each) counts as that far and no further (a Winsorized mean).
 Samples of one run are autocorrelated: a neighbour stays for several windows, and turning the order of the
 arms around every round makes the ratios alternate. So the interval is a circular block bootstrap: blocks
 of neighbouring samples are drawn with replacement, the mean taken each time, and 2.5 % cut off both ends.
-With few samples such an interval is too narrow, for two reasons that can be computed: blocks see less than
-all of the autocorrelation, and the spread is itself only estimated. It is stretched about the mean by
+With few samples such an interval is too narrow, for reasons that can be computed: blocks see less than
+all of the autocorrelation, and the spread is itself only estimated; and bounded samples vary less than their
+mean does. It is stretched about the mean by
 
-    sqrt(var of the mean under AR(1) / var that the blocks see of it) * t(df) / t(infinity)
+    sqrt(var of the mean under AR(1) / var that the blocks see of it)
+        * t(df) / t(infinity) / share of samples not bounded
 
 where the AR(1) coefficient is the one of the samples, corrected for its bias. How often the intervals
 hold the truth is measured: benchmarks/studies/coverage.py. The seed is fixed, so the same samples always give
 the same interval.
 
 Sources: Politis and Romano, A circular block-resampling procedure for stationary data (1992); block
-length for AR(1): Carlstein, Annals of Statistics 14 (1986); t quantile: Abramowitz and Stegun 26.7.5;
-bounds by the median distance: Huber, Robust Statistics (1981), ch. 5.
+length for AR(1): Carlstein, Annals of Statistics 14 (1986); t quantile: Abramowitz and Stegun 26.7.5; bounds
+by the median distance, and the variance under them: Huber, Robust Statistics (1981), ch. 5 and 3.
 """
 
 from __future__ import annotations
@@ -70,13 +72,15 @@ def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES) -> t
     Raises:
         InputError: no values, or one that is not finite and above 0.
     """
-    logs = _bounded(_logs(values))
+    found = _logs(values)
+    logs = _bounded(found)
     if logs.size == 1:
         return float(values[0]), float(values[0])
     rho = autocorrelation(logs)
     length = _block_length(logs.size, rho)
     low, high = np.quantile(_block_means(logs, length, resamples), [0.025, 0.975])
     stretch = _blocks_blindness(logs.size, length, rho) * _t(_degrees(logs.size, rho)) / _Z
+    stretch /= float((logs == found).mean())
     mean = logs.mean()
     low, high = np.exp([mean - stretch * (mean - low), mean + stretch * (high - mean)])
     return float(low), float(high)
