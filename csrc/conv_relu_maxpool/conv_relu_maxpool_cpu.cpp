@@ -31,7 +31,8 @@ __attribute__((noinline)) bool square_windows(const float* base, int64_t step, i
   for (int i = 0; i < kRuns * kLength * kVecs; ++i) {
     w[i / (kLength * kVecs)][i / kVecs % kLength][i % kVecs] = load(weight + i * kLanes);
   }
-  const int64_t run_at[3] = {run[0], run[1], run[2]};
+  int64_t run_at[kRuns];
+  std::copy(run, run + kRuns, run_at);
   const float* at[4] = {base + pixel[0], base + pixel[1], base + pixel[2], base + pixel[3]};
   uint32_t unordered = 0;
   for (int64_t q = 0; q < count; ++q, out += stride, argmax += stride) {

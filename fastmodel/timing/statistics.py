@@ -72,24 +72,29 @@ def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES) -> t
     Raises:
         InputError: no values, or one that is not finite and above 0.
     """
-    found = _logs(values)
+    estimate = mean_ratio(values, resamples)
+    return estimate.low, estimate.high
+
+
+def mean_ratio(ratios: Sequence[float], resamples: int = RESAMPLES) -> Estimate:
+    """The geometric mean of `ratios` (or rates, or times), outliers bounded, with its interval.
+
+    Raises:
+        InputError: no values, or one that is not finite and above 0.
+    """
+    found = _logs(ratios)
     logs = _bounded(found)
+    mean = logs.mean()
+    value = float(np.exp(mean))
     if logs.size == 1:
-        return float(values[0]), float(values[0])
+        return Estimate(value, float(ratios[0]), float(ratios[0]))
     rho = autocorrelation(logs)
     length = _block_length(logs.size, rho)
     low, high = np.quantile(_block_means(logs, length, resamples), [0.025, 0.975])
     stretch = _blocks_blindness(logs.size, length, rho) * _t(_degrees(logs.size, rho)) / _Z
     stretch /= float((logs == found).mean())
-    mean = logs.mean()
     low, high = np.exp([mean - stretch * (mean - low), mean + stretch * (high - mean)])
-    return float(low), float(high)
-
-
-def mean_ratio(ratios: Sequence[float], resamples: int = RESAMPLES) -> Estimate:
-    """The geometric mean of `ratios` (or rates, or times), outliers bounded, with its interval."""
-    low, high = bootstrap_interval(ratios, resamples)
-    return Estimate(float(np.exp(_bounded(_logs(ratios)).mean())), low, high)
+    return Estimate(value, float(low), float(high))
 
 
 def quotient(numerator: Estimate, denominator: Estimate) -> Estimate:
