@@ -7,6 +7,7 @@ import contextvars
 import functools
 import hashlib
 import importlib
+import importlib.util
 import os
 import platform
 import socket
@@ -79,6 +80,27 @@ def native_through(stand_in: Any) -> Iterator[None]:
 def native_missing() -> str | None:
     """Why there is no native extension, or None if there is one."""
     return _load_native()[1] or None
+
+
+def cuda_missing() -> str | None:
+    """Why the native kernels for NVIDIA GPUs cannot run here, or None if they can."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    return "the CUDA extension is not built"
+
+
+def triton_missing() -> str | None:
+    """Why Triton's kernels cannot run here, or None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install 'fastmodel[triton]'"
+    if torch.cuda.is_available() or "triton" in simulated():
+        return None
+    return "no CUDA device (TRITON_INTERPRET=1 runs it on the CPU)"
+
+
+def simulated() -> tuple[str, ...]:
+    """The GPU backends whose kernels run on CPU tensors here, slowly, when asked for by name."""
+    return ("triton",) if os.environ.get("TRITON_INTERPRET") == "1" else ()
 
 
 def cpu_capability() -> str | None:

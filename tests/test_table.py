@@ -99,3 +99,12 @@ def test_a_row_says_what_it_does_not_take():
     assert row.takes("cpu", torch.float32) is None
     assert row.takes("cuda", torch.float32) == "takes cpu tensors, not cuda"
     assert row.takes("cpu", torch.float64) == "takes float32 or bfloat16, not float64"
+
+
+def test_a_simulated_row_takes_cpu_tensors_where_asked_for_by_name(monkeypatch):
+    row = table.Row("op", "forward", "triton", "triton_kernel:forward", ("cuda",))
+    assert row.takes("cpu", torch.float32, by_name=True) == "takes cuda tensors, not cpu"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert row.takes("cpu", torch.float32, by_name=True) is None
+    assert row.takes("cpu", torch.float32) == "takes cuda tensors, not cpu"
+    assert row.takes("xpu", torch.float32, by_name=True) == "takes cuda tensors, not xpu"

@@ -72,7 +72,7 @@ def _candidates(
     for row in table.rows_of(op, pass_):
         if backend is not None and row.backend != backend:
             continue
-        refusal = row.reason or row.takes(device_type, dtype)
+        refusal = row.reason or row.takes(device_type, dtype, by_name=backend is not None)
         if refusal is None:
             found.append((row.resolve(), row.resolve_checks()))
             if backend is not None and row.worth is not None:

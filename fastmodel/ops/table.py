@@ -21,6 +21,8 @@ from fastmodel import env
 BACKENDS = ("cpu", "cuda", "triton", "library", "reference")
 
 _NATIVE_DTYPES = ("float32", "bfloat16")
+_GPU_DTYPES = ("float32", "bfloat16", "float16")
+_UNMEASURED = "no GPU has measured it yet: `make gpu`"
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,21 @@ class Row:
     @property
     def reason(self) -> str | None:
         """Why the row is not available on this machine, or None if it is."""
-        if self.kernel.startswith("native_kernel:"):
-            return env.native_missing()
-        if self.backend in ("cuda", "triton") and not torch.cuda.is_available():
-            return "no CUDA device"
-        return None
+        missing = _MISSING.get(self.kernel.partition(":")[0])
+        return None if missing is None else missing()
 
     @property
     def available(self) -> bool:
         """Can this row run on this machine?"""
         return self.reason is None
 
-    def takes(self, device_type: str, dtype: torch.dtype) -> str | None:
-        """None if the row takes tensors of this device and dtype, else the reason why not."""
-        if self.devices and device_type not in self.devices:
+    def takes(self, device_type: str, dtype: torch.dtype, by_name: bool = False) -> str | None:
+        """None if the row takes tensors of this device and dtype, else the reason why not.
+
+        A GPU's row that is simulated here takes CPU tensors too, where its backend was asked for by name.
+        """
+        is_simulated = by_name and device_type == "cpu" and self.backend in env.simulated()
+        if self.devices and device_type not in self.devices and not is_simulated:
             return f"takes {' or '.join(self.devices)} tensors, not {device_type}"
         name = str(dtype).removeprefix("torch.")
         if self.dtypes and name not in self.dtypes:
@@ -76,6 +79,14 @@ class Row:
         """Import the condition and `worth`: what the row asks of the arguments."""
         names = (self.condition, self.worth if asks_worth else None)
         return tuple(_load(self.op, name) for name in names if name is not None)
+
+
+_MISSING: dict[str, Callable[[], str | None]] = {
+    "native_kernel": env.native_missing,
+    "cuda_kernel": env.cuda_missing,
+    "triton_kernel": env.triton_missing,
+}
+"""What a module of kernels needs, and why it may not be here."""
 
 
 @functools.cache
@@ -119,6 +130,18 @@ def _library(op: str, pass_: str, condition: str | None = None) -> Row:
     return Row(
         op, pass_, "library", kernel, ("cpu",), _NATIVE_DTYPES, condition, evidence=_measured(op)
     )
+
+
+def _cuda(op: str, pass_: str, condition: str | None = None, worth: str | None = None) -> Row:
+    """The native kernels for NVIDIA GPUs."""
+    kernel = f"cuda_kernel:{pass_}"
+    return Row(op, pass_, "cuda", kernel, ("cuda",), _GPU_DTYPES, condition, worth, _UNMEASURED)
+
+
+def _triton(op: str, pass_: str, condition: str | None = None, worth: str | None = None) -> Row:
+    """The portable kernels for GPUs."""
+    kernel = f"triton_kernel:{pass_}"
+    return Row(op, pass_, "triton", kernel, ("cuda",), _GPU_DTYPES, condition, worth, _UNMEASURED)
 
 
 def _reference(op: str, pass_: str) -> Row:
