@@ -24,7 +24,7 @@ from fastmodel.harness.workloads import arms
 
 BOUND = 0.97
 SLOWER = 0.95
-BENCH = "bench mnist-cnn --train none --pairs 24 --window-s 0.12 --half-width 0.01 --budget-s 25"
+BENCH = "bench mnist-cnn --train none --pairs 24 --window-s 0.12 --half-width 0.01 --budget-s 45"
 
 
 def plant() -> None:

@@ -182,10 +182,10 @@ class Bench:
         if reason is None:
             with self._warm(arms) as runners:
                 rounds = range(first, first + most)
-                steps = self._steps_per_window(next(iter(runners.values())))
+                steps = self._steps(next(iter(runners.values())))
                 for runner in runners.values():
-                    runner.run(self._settings.timing.warmup_windows * steps)
-                for window in measure.windows(runners, phase, rounds, steps, self._options):
+                    runner.run(steps.warmup)
+                for window in measure.windows(runners, phase, rounds, steps.window, self._options):
                     self._record(window)
                     self._progress.advance()
                     if window.position == len(arms) - 1:
@@ -206,13 +206,12 @@ class Bench:
         fewest = min(sum(w.arm == arm for w in windows) for arm in arms)
         return f"all {wanted} rounds are timed" if fewest >= wanted else None
 
-    def _steps_per_window(self, runner: Stepper) -> int:
-        if self._draft.steps_per_window is None:
-            timing, device = self._settings.timing, self._options.device
-            steps = measure.steps_per_window(runner, timing, device)
-            self._record(journal.WindowChosen(steps))
-        assert self._draft.steps_per_window is not None
-        return self._draft.steps_per_window
+    def _steps(self, runner: Stepper) -> measure.Steps:
+        if self._draft.steps is None:
+            steps = measure.choose_steps(runner, self._settings.timing, self._options.device)
+            self._record(journal.WindowChosen(steps.window, steps.warmup))
+        assert self._draft.steps is not None
+        return self._draft.steps
 
     @contextlib.contextmanager
     def _warm(self, arms: Mapping[str, Arm]) -> Iterator[dict[str, Stepper]]:

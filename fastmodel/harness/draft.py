@@ -66,7 +66,7 @@ class Draft:
         self.start = start
         self.gate: Gate | None = None
         self.windows: list[Window] = []
-        self.steps_per_window: int | None = None
+        self.steps: measure.Steps | None = None
         self.ended: dict[str, str] = {}
         """Phase to the reason for its end."""
         self.roof: journal.RoofMeasured | None = None
@@ -97,7 +97,7 @@ class Draft:
             case journal.StartedUp():
                 self._startup_time_s.setdefault(event.arm, event.time_s)
             case journal.WindowChosen():
-                self.steps_per_window = event.steps
+                self.steps = measure.Steps(event.steps, event.warmup_steps)
             case Window():
                 self.windows.append(event)
             case journal.PhaseEnded():
@@ -187,9 +187,8 @@ class Draft:
             method=records.Method(
                 order="ABBA",
                 pairs=timing.pairs,
-                steps_per_window=self.steps_per_window,
-                warmup_steps=timing.warmup_steps
-                + timing.warmup_windows * (self.steps_per_window or 0),
+                steps_per_window=self.steps.window if self.steps else None,
+                warmup_steps=timing.warmup_steps + (self.steps.warmup if self.steps else 0),
                 bootstrap_resamples=RESAMPLES,
                 half_width=timing.half_width,
                 stopped=self.ended.get("paired"),

@@ -99,9 +99,10 @@ class StartedUp:
 
 @dataclass(frozen=True)
 class WindowChosen:
-    """How many steps every window has."""
+    """How many steps every window has, and the warm-up before the windows of an arm."""
 
     steps: int
+    warmup_steps: int
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@
 
 Each phase builds its arms anew; they meet the same batches in the same order, and every window starts
 from the weights that the warm-up left, so that all windows do the same work (rewind.py). The warm-up trains
-for a few windows: in the very first steps hardly a ReLU is dead, which no training stays at. Windows that
-something disturbed are marked and stay in every figure.
+for some seconds: in the very first steps hardly a ReLU is dead, which no training stays at. How far it
+trains decides the ratio, so its number of steps is one of a few round ones, that runs alike have in common.
+Windows that something disturbed are marked and stay in every figure.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from fastmodel.timing import (
     steadiness,
 )
 
+_WARMUPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+
 AGAIN = " (again)"
 """Suffix of the second build of the baseline in the A/A run."""
 
@@ -51,8 +54,8 @@ class Timing:
     pairs: int = 16
     calibration_rounds: int = 4
     window_time_s: float = 0.5
-    warmup_windows: int = 4
-    """Trained by each arm before its first window, as many steps by all."""
+    warmup_time_s: float = 3.0
+    """Trained at most by the first arm before its windows; the others train as many steps."""
     warmup_steps: int = 10
     """Of the first arm, before it tells how many steps a window holds."""
     half_width: float | None = None
@@ -110,12 +113,24 @@ class Runner:
         """Nothing to do: the loop goes when nobody refers to it."""
 
 
-def steps_per_window(runner: Stepper, timing: Timing, device: str) -> int:
-    """As many steps as `runner`, once warm, does in the wanted time; at least 1."""
+@dataclass(frozen=True)
+class Steps:
+    """How many steps a window has, and the warm-up before the windows of an arm."""
+
+    window: int
+    warmup: int
+
+
+def choose_steps(runner: Stepper, timing: Timing, device: str) -> Steps:
+    """A window of as many steps as `runner`, once warm, does in the wanted time; at least 1.
+
+    The warm-up has the most steps of 0, 1, 2, 5, 10, 20, ... 500 that its time allows.
+    """
     start_s = now_s(device)
     runner.run(timing.warmup_steps)
     step_time_s = (now_s(device) - start_s) / timing.warmup_steps
-    return max(1, round(timing.window_time_s / step_time_s))
+    warmup = max(n for n in _WARMUPS if n * step_time_s <= timing.warmup_time_s)
+    return Steps(max(1, round(timing.window_time_s / step_time_s)), warmup)
 
 
 def windows(

@@ -23,7 +23,9 @@ from fastmodel.progress import PlainProgress
 
 from .conftest import ROOF
 
-TIMING = Timing(pairs=2, calibration_rounds=2, window_time_s=0.005, warmup_steps=2)
+TIMING = Timing(
+    pairs=2, calibration_rounds=2, window_time_s=0.005, warmup_steps=2, warmup_time_s=0.02
+)
 RATE = CostRate(1.0, "test", "here", None)
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -25,7 +25,9 @@ from .sample_report import full
 
 SOURCE = f"{Path(crashing_workload.__file__)}:make"
 OPTIONS = Options(batch_size=32, epochs=1)
-TIMING = Timing(pairs=3, calibration_rounds=2, window_time_s=0.002, warmup_steps=2)
+TIMING = Timing(
+    pairs=3, calibration_rounds=2, window_time_s=0.002, warmup_steps=2, warmup_time_s=0.02
+)
 
 
 @pytest.fixture(autouse=True)

@@ -142,8 +142,11 @@ def test_arms_meet_the_same_batches(blobs, options, stand_ins):
     assert all(batches == seen["eager"] for batches in seen.values())
 
 
-@pytest.mark.parametrize(("step_time_s", "steps"), [(0.01, 75), (5.0, 1)])
-def test_a_window_holds_as_many_steps_as_fit(step_time_s, steps, monkeypatch):
+@pytest.mark.parametrize(
+    ("step_time_s", "steps", "warmup"),
+    [(0.009, 83, 200), (0.011, 68, 200), (1e-6, 750_000, 500), (0.9, 1, 2), (5.0, 1, 0)],
+)
+def test_a_window_and_the_warmup_hold_as_many_steps_as_fit(step_time_s, steps, warmup, monkeypatch):
     clock = {"now_s": 0.0}
 
     class Fixed:
@@ -151,7 +154,8 @@ def test_a_window_holds_as_many_steps_as_fit(step_time_s, steps, monkeypatch):
             clock["now_s"] += steps * step_time_s
 
     monkeypatch.setattr(measure, "now_s", lambda device: clock["now_s"])
-    assert measure.steps_per_window(Fixed(), Timing(window_time_s=0.75), "cpu") == steps
+    found = measure.choose_steps(Fixed(), Timing(window_time_s=0.75), "cpu")
+    assert found == measure.Steps(steps, warmup)
 
 
 def test_disturbed_windows_stay_and_the_ratio_without_them_stands_beside(measured):

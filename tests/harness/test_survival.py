@@ -29,7 +29,9 @@ from fastmodel.progress import PlainProgress
 from . import crashing_workload
 
 SOURCE = f"{Path(crashing_workload.__file__)}:make"
-TIMING = Timing(pairs=3, calibration_rounds=2, window_time_s=0.002, warmup_steps=2)
+TIMING = Timing(
+    pairs=3, calibration_rounds=2, window_time_s=0.002, warmup_steps=2, warmup_time_s=0.02
+)
 ARGUMENTS = ["bench", SOURCE, "--pairs", "30", "--window-s", "0.01", "--epochs", "3"]
 COMMAND = script("import sys; from fastmodel.cli import main; sys.exit(main())")
 
@@ -211,7 +213,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_corrupt(tmp_path):
 
 def test_a_write_that_fails_is_taken_back(tmp_path, monkeypatch):
     with Store(tmp_path) as out:
-        event = bench.journal.WindowChosen(3)
+        event = bench.journal.WindowChosen(3, 5)
         out.append(event)
         monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(StorageError, match=r"cannot write .*samples.jsonl \(full\)"):
