@@ -1,15 +1,17 @@
 // Reads an optimizer's tensors into a TensorTable. Addresses are read anew in every step: `.data`,
-// `.grad` and the state may have been replaced since, and only a look tells. The look through
-// DLPack (some 45 ns a tensor) is nearly all of the cost, so a table that was kept and compared
-// would save nothing over one that is made again.
+// `.grad` and the state may have been replaced since, and only a look tells. The look (some 45 ns a
+// tensor through DLPack, and as long as memory takes to show it) is nearly all of the cost, so a
+// table that was kept and compared would save nothing over one that is made again.
 #include "common/tensor_table.h"
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 
 #include "common/bindings.h"
+#include "common/object_prefetch.h"
 #include "common/tensor_layout.h"
 
 namespace fastmodel {
@@ -18,8 +20,9 @@ namespace {
 // Reads tensors that are exactly of one of the given types.
 class TensorReader {
  public:
-  TensorReader(const py::object& exchange_api, py::tuple types, py::object is_neg)
-      : types_(std::move(types)), is_neg_(std::move(is_neg)) {
+  TensorReader(const py::object& exchange_api, py::tuple types, py::object is_neg,
+               const TensorPrefetcher& prefetcher)
+      : prefetcher(prefetcher), types_(std::move(types)), is_neg_(std::move(is_neg)) {
     api_ = static_cast<const dlpack::ExchangeApi*>(
         PyCapsule_GetPointer(exchange_api.ptr(), dlpack::kCapsuleName));
     if (api_ == nullptr) throw py::error_already_set();
@@ -50,6 +53,8 @@ class TensorReader {
     Py_DECREF(answer);
     return answer != Py_False;
   }
+
+  const TensorPrefetcher prefetcher;
 
  private:
   const dlpack::ExchangeApi* api_;
@@ -170,41 +175,103 @@ class StateWalk {
   Py_ssize_t position_ = 0;
 };
 
+// The parameters of a group, some at a time, each with its gradient and the entries of its state.
+class GroupReader {
+ public:
+  // The entries wanted are those of `keys`, and "step" if `has_steps`; without keys, none.
+  GroupReader(const TensorPrefetcher& prefetcher, const py::list& params, const py::dict& states,
+              const py::tuple& keys, bool has_steps)
+      : prefetcher_(prefetcher), params_(params), walk_(states.ptr()) {
+    static PyObject* const kStep = PyUnicode_InternFromString("step");
+    for (const py::handle key : keys) keys_.push_back(key.ptr());
+    if (has_steps) keys_.push_back(kStep);
+  }
+
+  struct Row {
+    PyObject* param;
+    py::object grad;
+    PyObject* state;                 // null if there is none that is a dict
+    std::vector<PyObject*> entries;  // null where there is none
+  };
+
+  static constexpr size_t kRows = 16;
+
+  // Rows [begin, end), at most kRows. Every loop but the last asks for what the next one reads.
+  const Row* read(size_t begin, size_t end) {
+    static PyObject* const kGrad = PyUnicode_InternFromString("grad");
+    const size_t count = end - begin;
+    for (size_t r = 0; r < count; ++r) {
+      Row& row = rows_[r];
+      row.param = PyList_GET_ITEM(params_.ptr(), begin + r);
+      row.state = keys_.empty() ? nullptr : walk_.of(row.param);
+      prefetcher_.object(row.param);
+      if (row.state != nullptr) prefetcher_.object(row.state);
+    }
+    for (size_t r = 0; r < count; ++r) {
+      Row& row = rows_[r];
+      prefetcher_.impl(row.param);
+      if (row.state != nullptr && !PyDict_Check(row.state)) row.state = nullptr;
+      if (row.state != nullptr) prefetch_keys(row.state);
+    }
+    for (size_t r = 0; r < count; ++r) {
+      Row& row = rows_[r];
+      prefetcher_.neighbours(row.param);
+      row.entries.assign(keys_.size(), nullptr);
+      for (size_t k = 0; row.state != nullptr && k < keys_.size(); ++k) {
+        row.entries[k] = item_of(row.state, keys_[k]);
+        if (row.entries[k] != nullptr) prefetcher_.object(row.entries[k]);
+      }
+    }
+    for (size_t r = 0; r < count; ++r) {
+      Row& row = rows_[r];
+      row.grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(row.param, kGrad));
+      if (!row.grad) throw py::error_already_set();
+      prefetcher_.impl(row.grad.ptr());
+      for (PyObject* const entry : row.entries) prefetcher_.impl(entry);
+    }
+    for (size_t r = 0; r < count; ++r) {
+      const Row& row = rows_[r];
+      prefetcher_.storage(row.grad.ptr());
+      for (PyObject* const entry : row.entries) prefetcher_.storage(entry);
+    }
+    return rows_;
+  }
+
+ private:
+  const TensorPrefetcher& prefetcher_;
+  const py::list& params_;
+  std::vector<PyObject*> keys_;
+  StateWalk walk_;
+  Row rows_[kRows];
+};
+
 // The parameters of a group that have a gradient: (table, params, grads, states, ordinals). None if
 // a state is missing, or unless the builder takes every row. `keys` name the state entries that are
 // shaped like the parameter; without any, states are left alone.
 py::object read_group(const TensorReader& reader, const py::list& params, const py::dict& states,
                       const py::tuple& keys, bool has_steps, uint32_t first_ordinal,
                       std::optional<int> state_dtype) {
-  static PyObject* const kGrad = PyUnicode_InternFromString("grad");
-  static PyObject* const kStep = PyUnicode_InternFromString("step");
   TableBuilder builder(reader, 2 + keys.size(), params.size(), dtype_of_code(state_dtype));
-  StateWalk walk(states.ptr());
+  GroupReader group(reader.prefetcher, params, states, keys, has_steps);
   py::list stepped, grads, own_states;
-  std::vector<PyObject*> row(2 + keys.size());
-  for (size_t i = 0; i < params.size(); ++i) {
-    PyObject* const param = PyList_GET_ITEM(params.ptr(), i);
-    const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param, kGrad));
-    if (!grad) throw py::error_already_set();
-    PyObject* const state = keys.empty() ? nullptr : walk.of(param);
-    if (grad.is_none()) continue;
-    row[0] = param;
-    row[1] = grad.ptr();
-    if (!keys.empty()) {
-      if (state == nullptr || !PyDict_Check(state)) return py::none();
-      for (size_t k = 0; k < keys.size(); ++k) {
-        row[2 + k] = item_of(state, PyTuple_GET_ITEM(keys.ptr(), k));
-        if (row[2 + k] == nullptr) return py::none();
+  std::vector<PyObject*> tensors(2);
+  for (size_t begin = 0; begin < params.size(); begin += GroupReader::kRows) {
+    const size_t end = std::min(begin + GroupReader::kRows, params.size());
+    const GroupReader::Row* const rows = group.read(begin, end);
+    for (size_t i = begin; i < end; ++i) {
+      const GroupReader::Row& row = rows[i - begin];
+      if (row.grad.is_none()) continue;
+      for (PyObject* const entry : row.entries) {
+        if (entry == nullptr) return py::none();
       }
-      own_states.append(py::handle(state));
+      tensors.assign({row.param, row.grad.ptr()});
+      tensors.insert(tensors.end(), row.entries.begin(), row.entries.begin() + keys.size());
+      if (!builder.add(tensors.data(), first_ordinal + static_cast<uint32_t>(i))) return py::none();
+      if (has_steps && !builder.add_step(row.entries.back())) return py::none();
+      if (row.state != nullptr) own_states.append(py::handle(row.state));
+      stepped.append(py::handle(row.param));
+      grads.append(row.grad);
     }
-    if (!builder.add(row.data(), first_ordinal + static_cast<uint32_t>(i))) return py::none();
-    if (has_steps) {
-      PyObject* const step = item_of(state, kStep);
-      if (step == nullptr || !builder.add_step(step)) return py::none();
-    }
-    stepped.append(py::handle(param));
-    grads.append(grad);
   }
   const std::vector<uint32_t> ordinals = builder.table->ordinals;
   return py::make_tuple(builder.table, stepped, grads, own_states, ordinals);
@@ -236,7 +303,11 @@ std::shared_ptr<TensorTable> table_of_addresses(const std::vector<std::vector<ui
 void bind_tensor_table(py::module_& module) {
   py::class_<TensorTable, std::shared_ptr<TensorTable>>(module, "TensorTable");
   py::class_<TensorReader>(module, "TensorReader")
-      .def(py::init<const py::object&, py::tuple, py::object>())
+      .def(py::init([](const py::object& exchange_api, py::tuple types, py::object is_neg,
+                       const py::handle sample, uintptr_t impl, uintptr_t storage) {
+        return TensorReader(exchange_api, std::move(types), std::move(is_neg),
+                            TensorPrefetcher(sample.ptr(), impl, storage));
+      }))
       .def("read_columns", &read_columns)
       .def("read_group", &read_group);
   module.def("tensor_table_of_addresses", &table_of_addresses);

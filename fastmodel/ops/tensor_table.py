@@ -27,7 +27,15 @@ _EXCHANGE_API = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
 
 @functools.cache
 def _reader() -> Any:
-    return native().TensorReader(_EXCHANGE_API, _PLAIN_TYPES, torch.Tensor.is_neg)
+    sample = torch.empty(1)
+    return native().TensorReader(
+        _EXCHANGE_API,
+        _PLAIN_TYPES,
+        torch.Tensor.is_neg,
+        sample,
+        sample._cdata,
+        sample.untyped_storage()._cdata,
+    )
 
 
 def _code(dtype: torch.dtype | None) -> int | None:
