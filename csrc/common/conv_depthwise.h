@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/conv_shape.h"
+#include "common/share_sums.h"
 #include "common/threads.h"
 #include "common/vectors.h"
 
@@ -314,9 +315,9 @@ void depthwise_backward(const DepthwiseGradients<T>& wanted, const ConvShape& sh
   const int64_t pitch = channel_pitch(shape), taps = shape.r * shape.s, floats = (taps + 1) * pitch;
   const int64_t rows = shape.n * shape.h;
   const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, rows));
-  const std::unique_ptr<float[]> sums(new float[shares * floats]());
+  const ShareSums sums(shares, floats);
   parallel_for(rows, threads, [&](int64_t begin, int64_t end, int thread) {
-    DepthwiseShare<T> share(wanted, shape, sums.get() + thread * floats);
+    DepthwiseShare<T> share(wanted, shape, sums.of(thread));
     while (begin < end) {
       const int64_t n = begin / shape.h, first = begin % shape.h;
       const int64_t last = std::min(shape.h, first + end - begin);
@@ -324,18 +325,14 @@ void depthwise_backward(const DepthwiseGradients<T>& wanted, const ConvShape& sh
       begin += last - first;
     }
   });
-  const auto total = [&](int64_t at) {
-    float sum = 0.0f;
-    for (int64_t i = 0; i < shares; ++i) sum += sums[i * floats + at];
-    return sum;
-  };
   for (int64_t i = 0; i < shape.c; ++i) {
-    if (wanted.grad_bias != nullptr) from_float(total(taps * pitch + i), wanted.grad_bias + i);
+    if (wanted.grad_bias != nullptr) from_float(sums.total(taps * pitch + i), wanted.grad_bias + i);
     if (wanted.grad_weight == nullptr) continue;
     const Strides& stride = wanted.grad_weight_stride;
     for (int64_t tap = 0; tap < taps; ++tap) {
-      from_float(total(tap * pitch + i), wanted.grad_weight + i * stride.d0 +
-                                             tap / shape.s * stride.d2 + tap % shape.s * stride.d3);
+      from_float(sums.total(tap * pitch + i), wanted.grad_weight + i * stride.d0 +
+                                                  tap / shape.s * stride.d2 +
+                                                  tap % shape.s * stride.d3);
     }
   }
 }

@@ -10,6 +10,7 @@
 // are the floor.
 #include "common/conv_backward.h"
 #include "common/conv_forward.h"
+#include "common/share_sums.h"
 #include "conv_relu_maxpool/band_backward.h"
 #include "conv_relu_maxpool/band_forward.h"
 #include "conv_relu_maxpool/conv_relu_maxpool.h"
@@ -194,9 +195,9 @@ void scatter(const ConvReluMaxpoolScatter& a) {
   const ConvShape& shape = a.shape;
   const int64_t k_count = shape.k;
   const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(a.threads, shape.n));
-  const std::unique_ptr<float[]> sums(new float[shares * k_count]());
+  const ShareSums sums(shares, k_count);
   parallel_for(shape.n, a.threads, [&](int64_t begin, int64_t end, int thread) {
-    float* own = sums.get() + thread * k_count;
+    float* const own = sums.of(thread);
     for (int64_t n = begin; n < end; ++n) {
       T* image = static_cast<T*>(a.dense) + n * shape.p * shape.q * k_count;
       std::memset(image, 0, shape.p * shape.q * k_count * sizeof(T));
@@ -226,9 +227,7 @@ void scatter(const ConvReluMaxpoolScatter& a) {
   });
   if (a.grad_bias == nullptr) return;
   for (int64_t k = 0; k < k_count; ++k) {
-    float total = 0.0f;
-    for (int64_t i = 0; i < shares; ++i) total += sums[i * k_count + k];
-    from_float(total, static_cast<T*>(a.grad_bias) + k);
+    from_float(sums.total(k), static_cast<T*>(a.grad_bias) + k);
   }
 }
 
