@@ -10,23 +10,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
-import pydantic
 
 from fastmodel import env
 from fastmodel.commands.bench import bench
+from fastmodel.commands.compare import SlowerError, compare
 from fastmodel.commands.optimize import optimize
 from fastmodel.commands.profile import profile
 from fastmodel.commands.report import report
 from fastmodel.commands.shared import console, json_option
 from fastmodel.errors import FastmodelError, GateError
 from fastmodel.harness import tables
-from fastmodel.harness.compare import Comparisons
-from fastmodel.harness.compare import compare as compare_reports
 from fastmodel.harness.doctor import diagnose
-from fastmodel.harness.store import load_report
 
 EXIT_SLOWER = 1
 EXIT_BAD_ARGUMENTS = 2
@@ -63,37 +59,10 @@ def kernels(as_json: bool) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(compare)
 cli.add_command(report)
 cli.add_command(profile)
 cli.add_command(optimize)
-
-
-@cli.command()
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
-@click.option(
-    "--fail-below",
-    type=click.FloatRange(0, 10, min_open=True),
-    help="Exit 1 if the speed-up new / old is below this with its whole 95 % interval; 0.97 for CI.",
-)
-@click.option("--allow-unlike", is_flag=True, help="Hold unlike environments against each other.")
-@json_option
-def compare(
-    old: Path, new: Path, fail_below: float | None, allow_unlike: bool, as_json: bool
-) -> None:
-    """Show what differs between the reports OLD and NEW (report.json, or its folder)."""
-    comparisons = compare_reports(load_report(old), load_report(new), fail_below, allow_unlike)
-    if as_json:
-        adapter = pydantic.TypeAdapter(Comparisons)
-        click.echo(adapter.dump_json(comparisons, indent=2))
-    else:
-        console().print(tables.comparison_table(comparisons))
-    if comparisons.gate is not None and not comparisons.gate.passed:
-        raise SlowerError(comparisons.gate.reason)
-
-
-class SlowerError(Exception):
-    """The gate of `compare` has failed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

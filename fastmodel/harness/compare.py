@@ -3,7 +3,8 @@
 The gate looks at the speed-up over the best baseline: both reports measured it against their own
 baseline in the same minutes, so that a machine that is slower today slows both sides of it. What is
 bounded is new speed-up over old; its interval is that of a quotient of two independent runs. The gate
-fails only when that whole interval lies below the bound: what cannot be told apart passes.
+fails only when that whole interval lies below the bound: what cannot be told apart passes. Two installations
+may be timed in turns instead (`side_by_side.py`); what they gave is a record of its own here.
 """
 
 from __future__ import annotations
@@ -49,6 +50,33 @@ class Comparisons:
     gate: Verdict | None = None
 
 
+OLD, NEW = "old", "new"
+
+
+@dataclass(frozen=True)
+class Session:
+    """Two installations, each in a fresh process, timed in turns."""
+
+    ratios: list[float]
+    """Old time over new time of every pair: below 1 the new one is slower."""
+    step_time_s: dict[str, float]
+    """Median of each."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What two installations gave, and the gate where a bound was asked for."""
+
+    old: str
+    new: str
+    workload: str
+    steps_per_window: int
+    warmup_steps: int
+    sessions: list[Session]
+    ratio: Interval
+    gate: Verdict | None
+
+
 def compare(
     old: Report, new: Report, fail_below: float | None = None, allow_unlike: bool = False
 ) -> Comparisons:
@@ -78,11 +106,16 @@ def compare(
 def _gate(speedup: Comparison, bound: float) -> Verdict:
     if speedup.ratio is None:
         raise InputError(f"--fail-below needs a speed-up in both reports; {speedup.verdict}")
-    low, high = speedup.ratio.ci95
-    figures = f"speed-up new / old {speedup.ratio.estimate:.3f} [{low:.3f}, {high:.3f}]"
+    return judge("speed-up new / old", speedup.ratio, bound)
+
+
+def judge(name: str, ratio: Interval, bound: float) -> Verdict:
+    """Fails only where the whole interval lies below the bound."""
+    low, high = ratio.ci95
+    figures = f"{name} {ratio.estimate:.3f} [{low:.3f}, {high:.3f}]"
     if high < bound:
-        return Verdict(False, bound, speedup.ratio, f"{figures} lies below {bound:g}")
-    return Verdict(True, bound, speedup.ratio, f"{figures} is not below {bound:g}")
+        return Verdict(False, bound, ratio, f"{figures} lies below {bound:g}")
+    return Verdict(True, bound, ratio, f"{figures} is not below {bound:g}")
 
 
 def _row(name: str, old: Interval | None, new: Interval | None) -> Comparison:

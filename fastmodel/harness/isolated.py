@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,21 +40,26 @@ class Isolated:
         name: the arm's name among `default_arms`.
         source: the workload as it was typed, so that the child can build it too.
         options: of the run.
+        python: the interpreter of another installation of fastmodel; None for this process's own.
 
     Raises:
         ArmFailedError: the child could not build the arm.
     """
 
-    def __init__(self, name: str, source: str, options: Options) -> None:
+    def __init__(
+        self, name: str, source: str, options: Options, python: Path | None = None
+    ) -> None:
         self._name = name
         self._said = tempfile.TemporaryFile(prefix="fastmodel-arm-")  # noqa: SIM115
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())
-        # The very paths of this process; `-c` alone would put the working directory before them.
-        start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+        # The very paths of this process, or the interpreter's own; `-c` alone would put the working
+        # directory before them.
+        paths = repr(sys.path) if python is None else "sys.path[1:]"
+        start = f"import sys; sys.path[:] = {paths}; from {__name__} import serve; serve()"
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", start, str(theirs.fileno())],
+                [python or sys.executable, "-c", start, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
@@ -107,8 +113,10 @@ class Isolated:
 class IsolatedRunner:
     """An arm ready to be timed in a child; the interface of `Runner`."""
 
-    def __init__(self, name: str, source: str, options: Options) -> None:
-        self._child = Isolated(name, source, options)
+    def __init__(
+        self, name: str, source: str, options: Options, python: Path | None = None
+    ) -> None:
+        self._child = Isolated(name, source, options, python)
         try:
             (self.startup_time_s,) = self._child.ask(_build)
         except BaseException:

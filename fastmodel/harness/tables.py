@@ -8,8 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 import fastmodel as fm
-from fastmodel.harness.compare import Comparisons
+from fastmodel.harness.compare import NEW, OLD, Comparisons, SideBySide, Verdict
 from fastmodel.harness.records import Arm, CostRate, Interval, Report
+from fastmodel.timing import mean_ratio
 
 _NONE = "-"
 
@@ -35,10 +36,7 @@ def bench_table(report: Report) -> Table:
 
 def comparison_table(comparisons: Comparisons) -> Table:
     """One row a figure."""
-    notes = list(comparisons.warnings)
-    if comparisons.gate is not None:
-        word = "passed" if comparisons.gate.passed else "FAILED"
-        notes.append(f"gate {word}: {comparisons.gate.reason}")
+    notes = [*comparisons.warnings, *_gate_line(comparisons.gate)]
     table = Table(caption=escape("\n".join(notes)) or None, caption_justify="left")
     for heading in ("figure", "old [95 %]", "new [95 %]", "new / old [95 %]", "verdict"):
         table.add_column(heading)
@@ -49,6 +47,30 @@ def comparison_table(comparisons: Comparisons) -> Table:
             row.name, _interval(row.old, digits), _interval(row.new, digits), ratio, row.verdict
         )
     return table
+
+
+def side_by_side_table(found: SideBySide) -> Table:
+    """One row a session, and the ratio over all of them."""
+    low, high = found.ratio.ci95
+    notes = [
+        f"{found.workload}: {found.steps_per_window} steps a window after {found.warmup_steps} of warm-up",
+        f"speed new / old {found.ratio.estimate:.3f} [{low:.3f}, {high:.3f}]",
+        *_gate_line(found.gate),
+    ]
+    table = Table(caption=escape("\n".join(notes)), caption_justify="left")
+    for heading in ("session", "pairs", "old ms/step", "new ms/step", "speed new / old"):
+        table.add_column(heading, justify="right")
+    for number, session in enumerate(found.sessions, 1):
+        times = [f"{1e3 * session.step_time_s[name]:.3f}" for name in (OLD, NEW)]
+        ratio = f"{mean_ratio(session.ratios).value:.3f}"
+        table.add_row(str(number), str(len(session.ratios)), *times, ratio)
+    return table
+
+
+def _gate_line(gate: Verdict | None) -> list[str]:
+    if gate is None:
+        return []
+    return [f"gate {'passed' if gate.passed else 'FAILED'}: {gate.reason}"]
 
 
 def workload_table(descriptions: Mapping[str, str]) -> Table:

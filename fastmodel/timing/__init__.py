@@ -9,6 +9,7 @@ from fastmodel.timing.statistics import (
     bootstrap_interval,
     geometric_mean,
     half_width,
+    mean_of_groups,
     mean_ratio,
     quotient,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "geometric_mean",
     "half_width",
     "interleave",
+    "mean_of_groups",
     "mean_ratio",
     "now_s",
     "paired_ratios",

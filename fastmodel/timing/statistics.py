@@ -97,6 +97,24 @@ def mean_ratio(ratios: Sequence[float], resamples: int = RESAMPLES) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
+def mean_of_groups(groups: Sequence[Sequence[float]]) -> Estimate:
+    """The geometric mean of ratios that were taken in groups, each of which has a value of its own.
+
+    The samples are the groups' means (`mean_ratio`): what is alike within a group and differs between groups
+    is in the interval, Student's t over the groups, however many samples each has.
+
+    Raises:
+        InputError: fewer than three groups, or one that `mean_ratio` refuses.
+    """
+    if len(groups) < 3:
+        raise InputError(f"statistics: {len(groups)} groups tell no spread; take at least three")
+    means = np.array([_bounded(_logs(group)).mean() for group in groups])
+    mean = means.mean()
+    reach = _t(len(groups) - 1) * means.std(ddof=1) / math.sqrt(len(groups))
+    value, low, high = np.exp([mean, mean - reach, mean + reach])
+    return Estimate(float(value), float(low), float(high))
+
+
 def quotient(numerator: Estimate, denominator: Estimate) -> Estimate:
     """`numerator` / `denominator` of two runs that know nothing of each other.
 

@@ -14,6 +14,7 @@ from fastmodel.timing import (
     bootstrap_interval,
     geometric_mean,
     half_width,
+    mean_of_groups,
     mean_ratio,
     quotient,
     statistics,
@@ -164,6 +165,26 @@ def test_one_sample_gives_a_point_and_equal_ones_nearly_so():
     estimate = mean_ratio([3.0])
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((3.0, 3.0, 3.0))
     assert bootstrap_interval([2.0] * 20) == pytest.approx((2.0, 2.0))
+
+
+def test_the_mean_of_groups_is_scipys_t_interval_of_their_means():
+    groups = [list(np.exp([level - 0.01, level + 0.01] * 3)) for level in (0.0, 0.03, -0.02, 0.05)]
+    found = mean_of_groups(groups)
+    means = [np.log(group).mean() for group in groups]
+    assert found.value == pytest.approx(math.exp(np.mean(means)))
+    oracle = scipy.stats.t.interval(0.95, 3, np.mean(means), scipy.stats.sem(means))
+    assert (found.low, found.high) == pytest.approx(tuple(np.exp(oracle)), rel=1e-3)
+    # More samples of the same groups make it no surer.
+    again = mean_of_groups([group * 10 for group in groups])
+    assert (again.low, again.high) == pytest.approx((found.low, found.high))
+    with pytest.raises(InputError, match="2 groups tell no spread"):
+        mean_of_groups(groups[:2])
+
+
+def test_an_outlier_in_a_group_is_bounded_there():
+    calm = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98]
+    burst = [*calm[:-1], 9.0]
+    assert mean_of_groups([calm, burst, calm]).value < 1.02
 
 
 def test_quotient_of_two_runs():
