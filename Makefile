@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := $(shell find csrc fastmodel -type f ! -name '*.pyc' ! -name '*.so')
+SOURCES := $(shell find csrc cmake fastmodel -type f ! -name '*.pyc' ! -name '*.so')
+# The kernels for NVIDIA GPUs, run on the CPU, for the tests.
+export FASTMODEL_CUDA_EMULATED ?= ON
 
-.PHONY: bench bench-ops bench-steps bench-zoo results docs test sanitize check format clean
+.PHONY: bench bench-ops bench-steps bench-zoo results docs test gpu sanitize check format clean
 
 bench: .venv/installed  ## train the CNN on MNIST twice, compare, write reports/mnist-cnn/
 	$(BIN)/fastmodel bench mnist-cnn
@@ -41,6 +43,12 @@ docs: .venv/installed  ## docs/kernels.md and the README's tables from the commi
 test: .venv/installed  ## the whole test suite
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist worksteal
 
+# make gpu PYTHON=python3 RESULTS=folder: no network and no venv; GPU="--dry-run" lists the parts.
+GPU_RESULTS = $(if $(findstring command,$(origin RESULTS)),$(RESULTS),reports/gpu)
+
+gpu:  ## build against PYTHON, test and measure on this machine's GPU, write RESULTS/<part>.json
+	$(PYTHON) benchmarks/gpu/run.py --results $(GPU_RESULTS) $(GPU)
+
 sanitize: sanitize-address sanitize-thread  ## the suite over builds that watch memory, arithmetic and threads
 
 sanitize-%: .venv/installed
@@ -49,13 +57,13 @@ sanitize-%: .venv/installed
 check: .venv/installed  ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/mypy
 
 format: .venv/installed  ## rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 clean:
 	rm -rf .venv build dist

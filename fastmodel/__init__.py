@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastmodel import errors, functional, nn, optim
+from fastmodel.capture import CapturedStep, capture_step
 from fastmodel.env import VERSION as __version__
 from fastmodel.ops.dispatch import use_backend
 from fastmodel.ops.table import kernels
@@ -13,8 +14,10 @@ from fastmodel.ops.table import kernels
 from fastmodel.optimize import Plan, optimize, optimize_step, plan_of, revert  # isort: skip
 
 __all__ = [
+    "CapturedStep",
     "Plan",
     "__version__",
+    "capture_step",
     "errors",
     "functional",
     "kernels",

@@ -82,11 +82,41 @@ def native_missing() -> str | None:
     return _load_native()[1] or None
 
 
+@functools.cache
+def _load_cuda(name: str) -> tuple[ModuleType | None, str]:
+    try:
+        return importlib.import_module(f"fastmodel.{name}"), ""
+    except ImportError as error:
+        return None, (
+            f"fastmodel.{name} is not built ({error}); install with {_CUDA_BUILDS[name]} in the environment"
+        )
+
+
+_CUDA_BUILDS = {"_cuda": "FASTMODEL_CUDA=ON", "_cuda_emulated": "FASTMODEL_CUDA_EMULATED=ON"}
+
+
+def _cuda_name() -> str:
+    return "_cuda_emulated" if "cuda" in simulated() else "_cuda"
+
+
+def cuda() -> ModuleType:
+    """The native kernels for NVIDIA GPUs, `fastmodel._cuda`; or their emulation, which takes CPU tensors.
+
+    Raises:
+        BuildError: it is not built.
+    """
+    module, reason = _load_cuda(_cuda_name())
+    if module is None:
+        raise BuildError(reason)
+    return module
+
+
 def cuda_missing() -> str | None:
     """Why the native kernels for NVIDIA GPUs cannot run here, or None if they can."""
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    return "the CUDA extension is not built"
+    is_gpu_here = torch.cuda.is_initialized() or torch.cuda.is_available()
+    if not is_gpu_here and "cuda" not in simulated():
+        return "no CUDA device (FASTMODEL_CUDA_EMULATE=1 emulates one)"
+    return _load_cuda(_cuda_name())[1] or None
 
 
 def triton_missing() -> str | None:
@@ -100,7 +130,10 @@ def triton_missing() -> str | None:
 
 def simulated() -> tuple[str, ...]:
     """The GPU backends whose kernels run on CPU tensors here, slowly, when asked for by name."""
-    return ("triton",) if os.environ.get("TRITON_INTERPRET") == "1" else ()
+    return tuple(name for name, variable in _SIMULATIONS.items() if os.environ.get(variable) == "1")
+
+
+_SIMULATIONS = {"cuda": "FASTMODEL_CUDA_EMULATE", "triton": "TRITON_INTERPRET"}
 
 
 def cpu_capability() -> str | None:
@@ -111,12 +144,22 @@ def cpu_capability() -> str | None:
 
 def cpu_model() -> str | None:
     """The CPU's name as the system gives it."""
+    return _cpuinfo("model name") or platform.processor() or None
+
+
+def _cpuinfo(key: str) -> str | None:
+    """What Linux says of its first CPU under this key."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or None
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or None)
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
+
+
+@functools.cache
+def cpu_vendor() -> str | None:
+    """Who made the CPU, as it says itself: "GenuineIntel", "AuthenticAMD"; None where it does not say."""
+    return _cpuinfo("vendor_id")
 
 
 def cpu_count() -> int:

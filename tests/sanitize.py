@@ -70,7 +70,7 @@ def build(kind: str) -> Path:
     subprocess.run(
         [
             *(cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
-            *("-DCMAKE_BUILD_TYPE=Release", f"-DFASTMODEL_SANITIZE={kind}"),
+            *("-DCMAKE_BUILD_TYPE=Release", f"-DFASTMODEL_SANITIZE={kind}", "-DFASTMODEL_CUDA=OFF"),
             *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11}"),
         ],
         check=True,

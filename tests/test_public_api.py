@@ -13,35 +13,48 @@ FACES = [fm, fm.nn, fm.functional, fm.optim, fm.errors]
 NAMES = {
     fm: {
         *("Plan", "__version__", "errors", "functional", "kernels", "nn", "optim", "optimize"),
+        *("CapturedStep", "capture_step"),
         *("optimize_step", "plan_of", "profile", "revert", "use_backend"),
     },
     fm.nn: {
+        *("AddLayerNorm", "AddRMSNorm", "LayerNorm", "RMSNorm"),
         "BatchNormReLU2d",
         "ConvReLU2d",
         "ConvReLUMaxPool2d",
         "CrossEntropyLoss",
         "LinearReLU",
         "LinearReLUDropout",
-        *("LinearGELU", "LinearSiLU", "LinearSigmoid", "LinearTanh"),
+        *("Linear", "LinearGELU", "LinearSiLU", "LinearSigmoid", "LinearTanh"),
+        *("GEGLU", "GEGLUTanh", "SwiGLU"),
+        *("InterleavedRotaryEmbedding", "RotaryEmbedding"),
+        "LinearCrossEntropyLoss",
         "MSELoss",
     },
     fm.functional: {
+        *("add_layer_norm", "add_rms_norm", "layer_norm", "rms_norm"),
         "batch_norm_relu",
         "conv_relu",
         "conv_relu_maxpool",
         "cross_entropy",
         "linear_relu",
         "linear_relu_dropout",
-        *("linear_gelu", "linear_sigmoid", "linear_silu", "linear_tanh"),
+        *("linear", "linear_gelu", "linear_sigmoid", "linear_silu", "linear_tanh"),
+        *("geglu", "geglu_tanh", "swiglu"),
+        *("rope", "rope_interleaved"),
+        "linear_cross_entropy",
         "mse_loss",
     },
     fm.optim: {"Adam", "AdamW", "SGD"},
 }
 STANDS_FOR = {
+    fm.nn.AddLayerNorm: nn.LayerNorm,
+    fm.nn.AddRMSNorm: nn.RMSNorm,
     fm.nn.BatchNormReLU2d: nn.BatchNorm2d,
     fm.nn.ConvReLU2d: nn.Conv2d,
     fm.nn.ConvReLUMaxPool2d: nn.Conv2d,
     fm.nn.CrossEntropyLoss: nn.CrossEntropyLoss,
+    fm.nn.Linear: nn.Linear,
+    fm.nn.LayerNorm: nn.LayerNorm,
     fm.nn.LinearGELU: nn.Linear,
     fm.nn.LinearReLU: nn.Linear,
     fm.nn.LinearReLUDropout: nn.Linear,
@@ -49,6 +62,7 @@ STANDS_FOR = {
     fm.nn.LinearSigmoid: nn.Linear,
     fm.nn.LinearTanh: nn.Linear,
     fm.nn.MSELoss: nn.MSELoss,
+    fm.nn.RMSNorm: nn.RMSNorm,
     fm.optim.Adam: torch.optim.Adam,
     fm.optim.AdamW: torch.optim.AdamW,
     fm.optim.SGD: torch.optim.SGD,
@@ -116,10 +130,10 @@ def test_a_module_is_made_from_pytorchs(name):
     assert inspect.ismethod(getattr(fm.nn, name).from_torch)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse_loss"])
-def test_a_loss_has_pytorchs_signature(loss):
-    ours = inspect.signature(getattr(fm.functional, loss)).parameters
-    theirs = inspect.signature(getattr(nn.functional, loss)).parameters
+@pytest.mark.parametrize("name", ["cross_entropy", "layer_norm", "mse_loss", "rms_norm"])
+def test_a_twin_has_pytorchs_signature(name):
+    ours = inspect.signature(getattr(fm.functional, name)).parameters
+    theirs = inspect.signature(getattr(nn.functional, name)).parameters
     assert [(p.name, p.default) for p in ours.values()] == [
         (p.name, p.default) for p in theirs.values()
     ]

@@ -7,9 +7,8 @@
 // delivers 28 bytes: bandwidth is the floor. The random bits of bfloat16 moments take some 25
 // instructions for a vector of 16 (Philox, common/philox.h), within what memory takes for its 320
 // bytes.
-#include <cmath>
-
 #include "adam/adam.h"
+#include "adam/adam_update.h"
 #include "adam/stochastic_rounding.h"
 #include "common/prefetch.h"
 #include "common/tensor_list.h"
@@ -18,11 +17,10 @@
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
-// What depends on a tensor's step count, in double as PyTorch computes it.
+// What depends on a tensor's step count.
 struct Correction {
   float step;
-  float step_size;            // lr / (1 - beta1^t)
-  float inverse_sqrt_second;  // 1 / sqrt(1 - beta2^t)
+  AdamCorrection factors;
 };
 
 // Counts every tensor's step and returns its correction; equal counts share the two powers.
@@ -35,10 +33,7 @@ std::vector<Correction> count_steps(const AdamGroup& a) {
       corrections.push_back(corrections.back());
       continue;
     }
-    const double first = 1.0 - std::pow(a.beta1, static_cast<double>(step));
-    const double second = 1.0 - std::pow(a.beta2, static_cast<double>(step));
-    corrections.push_back(
-        {step, static_cast<float>(a.lr / first), static_cast<float>(1.0 / std::sqrt(second))});
+    corrections.push_back({step, adam_correction(a.lr, a.beta1, a.beta2, step)});
   }
   return corrections;
 }
@@ -58,17 +53,9 @@ void update(const AdamGroup& a, size_t t, const Correction& c, int64_t begin, in
   const bool is_scaled = a.grad_unscale != 1.0;
   const float grad_unscale = static_cast<float>(a.grad_unscale);
   const float grad_factor = static_cast<float>(a.grad_factor);
-  // A decay of 0 is left out rather than multiplied: 0 * inf is NaN.
-  const bool is_l2 = a.weight_decay != 0.0 && !a.is_decoupled;
-  const float weight_decay = static_cast<float>(a.weight_decay);
-  const float keep = a.is_decoupled ? static_cast<float>(1.0 - a.lr * a.weight_decay) : 1.0f;
-  const float new_first = static_cast<float>(1.0 - a.beta1);
-  const float keep_first = 1.0f - new_first;
-  const float keep_second = static_cast<float>(a.beta2);
-  const float new_second = static_cast<float>(1.0 - a.beta2);
-  const float eps = static_cast<float>(a.eps);
+  const AdamScalars scalars =
+      adam_scalars(a.lr, a.beta1, a.beta2, a.eps, a.weight_decay, a.is_decoupled, c.factors);
   const int64_t size = a.tensors->sizes[t];
-  const bool is_new_light = new_first < 0.5f;
 
   // `bits` are 32 random ones a lane: the lower half is m's, the upper v's and vmax's. That vmax
   // shares v's keeps it the maximum of the rounded v.
@@ -89,19 +76,14 @@ void update(const AdamGroup& a, size_t t, const Correction& c, int64_t begin, in
       store_first(g + i, grad, n);
     }
     grad *= grad_factor;
-    const Vec first_before = load_first(m + i, n);
-    if (is_l2) grad += param * weight_decay;
-    // As torch.lerp: from the end that weighs more, so that infinities meet the same fate.
-    const Vec first = is_new_light ? first_before + (grad - first_before) * new_first
-                                   : grad - (grad - first_before) * keep_first;
-    const Vec second = load_first(v + i, n) * keep_second + (grad * new_second) * grad;
+    Vec first = load_first(m + i, n), second = load_first(v + i, n);
+    adam_moments(scalars, param, grad, first, second);
     Vec scale = second;
     if (kAmsgrad) {
       scale = maximum(load_first(vmax + i, n), second);
       keep_state(vmax + i, scale, bits >> 16);
     }
-    const Vec denominator = square_root(scale) * c.inverse_sqrt_second + eps;
-    param = param * keep - (first * c.step_size) / denominator;
+    param = adam_param(scalars, param, first, square_root(scale));
     keep_state(m + i, first, bits & 0xFFFFu);
     keep_state(v + i, second, bits >> 16);
     store_first(p + i, param, n);

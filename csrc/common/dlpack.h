@@ -9,7 +9,7 @@ namespace fastmodel::dlpack {
 
 constexpr const char* kCapsuleName = "dlpack_exchange_api";
 constexpr uint32_t kMajorVersion = 1;
-constexpr int32_t kCpu = 1;
+constexpr int32_t kCpu = 1, kCuda = 2;
 constexpr uint8_t kFloat = 2, kBfloat = 4;
 
 struct Tensor {

@@ -7,9 +7,14 @@
 namespace fastmodel {
 
 // The dtype codes that Python passes; see fastmodel/ops/native.py.
-enum class DType : int { kFloat32 = 0, kBFloat16 = 1 };
+enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 struct BFloat16 {
+  uint16_t bits;
+};
+
+// The GPU's kernels alone take it.
+struct Half {
   uint16_t bits;
 };
 

@@ -15,35 +15,28 @@ struct LinearActivationKernels {
   void (*chain)(const LinearActivationChain&);
 };
 
-// The passes that make their products themselves.
-inline void bind_linear_products(py::module_& module, const std::string& op,
-                                 void (*forward)(const LinearActivationForward&),
-                                 void (*backward)(const LinearActivationBackward&)) {
+inline void bind_linear_activation(py::module_& module, const std::string& op,
+                                   LinearActivationKernels kernels) {
   module.def(
       (op + "_forward_cpu").c_str(),
-      [forward](uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t out, uintptr_t pre,
+      [kernels](uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t out, uintptr_t pre,
                 int64_t rows, int64_t in_features, int64_t out_features, int dtype, int threads) {
-        forward({pointer<void>(x), pointer<void>(weight), pointer<void>(bias), pointer<void>(out),
-                 pointer<void>(pre), rows, in_features, out_features, static_cast<DType>(dtype),
-                 threads});
+        kernels.forward({pointer<void>(x), pointer<void>(weight), pointer<void>(bias),
+                         pointer<void>(out), pointer<void>(pre), rows, in_features, out_features,
+                         static_cast<DType>(dtype), threads});
       },
       ReleaseGil());
   module.def(
       (op + "_backward_cpu").c_str(),
-      [backward](uintptr_t grad, uintptr_t x, uintptr_t weight, uintptr_t saved, uintptr_t chained,
-                 uintptr_t grad_x, uintptr_t grad_weight, uintptr_t grad_bias, int64_t rows,
-                 int64_t in_features, int64_t out_features, int dtype, int threads) {
-        backward({pointer<void>(grad), pointer<void>(x), pointer<void>(weight),
-                  pointer<void>(saved), pointer<float>(chained), pointer<void>(grad_x),
-                  pointer<void>(grad_weight), pointer<void>(grad_bias), rows, in_features,
-                  out_features, static_cast<DType>(dtype), threads});
+      [kernels](uintptr_t grad, uintptr_t x, uintptr_t weight, uintptr_t saved, uintptr_t chained,
+                uintptr_t grad_x, uintptr_t grad_weight, uintptr_t grad_bias, int64_t rows,
+                int64_t in_features, int64_t out_features, int dtype, int threads) {
+        kernels.backward({pointer<void>(grad), pointer<void>(x), pointer<void>(weight),
+                          pointer<void>(saved), pointer<float>(chained), pointer<void>(grad_x),
+                          pointer<void>(grad_weight), pointer<void>(grad_bias), rows, in_features,
+                          out_features, static_cast<DType>(dtype), threads});
       },
       ReleaseGil());
-}
-
-inline void bind_linear_activation(py::module_& module, const std::string& op,
-                                   LinearActivationKernels kernels) {
-  bind_linear_products(module, op, kernels.forward, kernels.backward);
   module.def((op + "_apply_cpu").c_str(),
              [kernels](uintptr_t pre, uintptr_t out, int64_t size, int dtype, int threads) {
                kernels.apply({pointer<void>(pre), pointer<void>(out), size,

@@ -21,10 +21,6 @@ constexpr int kDotRows = 4, kDotOuts = 4;
 constexpr int kDotRows = 4, kDotOuts = 2;
 #endif
 
-// Half of a 48 KiB L1, beside the rows of x and the sums.
-constexpr int64_t kPackFloats = 6144;
-// Rows whose sums wait for their activation: at most 128 KiB for a panel.
-constexpr int64_t kSumRows = 512;
 constexpr int64_t kMostDotRows = 20;
 
 // acc[r][o] = sum over i of x[r][i] * w[o][i] for a small tile of rows and outputs.

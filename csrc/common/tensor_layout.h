@@ -55,11 +55,12 @@ inline bool has_same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// None if kernels do not take it.
+// None if no kernel takes it.
 inline std::optional<DType> dtype_of(const Tensor& tensor) {
   if (tensor.dtype.lanes != 1) return std::nullopt;
   if (tensor.dtype.code == kFloat && tensor.dtype.bits == 32) return DType::kFloat32;
   if (tensor.dtype.code == kBfloat && tensor.dtype.bits == 16) return DType::kBFloat16;
+  if (tensor.dtype.code == kFloat && tensor.dtype.bits == 16) return DType::kFloat16;
   return std::nullopt;
 }
 

@@ -31,7 +31,7 @@ class TensorReader {
     }
   }
 
-  // False if the object is not exactly one of the types, or no strided tensor on the CPU.
+  // False if the object is not exactly one of the types, or no strided tensor.
   bool read(PyObject* object, dlpack::Tensor* out) const {
     bool is_known = false;
     for (const py::handle type : types_) {
@@ -43,7 +43,7 @@ class TensorReader {
       return false;
     }
     out->data = static_cast<char*>(out->data) + out->byte_offset;
-    return out->device.type == dlpack::kCpu && (out->data != nullptr || dlpack::size_of(*out) == 0);
+    return out->data != nullptr || dlpack::size_of(*out) == 0;
   }
 
   // Is it a view whose elements PyTorch negates as it reads them? Memory does not show that.
@@ -66,8 +66,11 @@ class TensorReader {
 class TableBuilder {
  public:
   TableBuilder(const TensorReader& reader, size_t columns, size_t rows,
-               std::optional<DType> state_dtype)
-      : table(std::make_shared<TensorTable>()), reader_(reader), state_dtype_(state_dtype) {
+               std::optional<DType> state_dtype, bool is_for_gpu)
+      : table(std::make_shared<TensorTable>()),
+        reader_(reader),
+        state_dtype_(state_dtype),
+        is_for_gpu_(is_for_gpu) {
     table->columns.resize(columns);
     for (auto& column : table->columns) column.reserve(rows);
     table->sizes.reserve(rows);
@@ -76,20 +79,25 @@ class TableBuilder {
   }
 
   // `row` is parameter, gradient and state entries. False, and the table is of no more use, unless
-  // they lie on the CPU with storage, parameter and gradient of the dtype of the first row, the
-  // state of its own, all laid out as the parameter, which is dense.
+  // they lie on one device that the kernels take, with storage, parameter and gradient of the dtype
+  // of the first row, the state of its own, all laid out as the parameter, which is dense.
   bool add(PyObject* const* row, uint32_t ordinal) {
     dlpack::Tensor lead, other;
     if (!reader_.read(row[0], &lead) || !dlpack::is_dense(lead)) return false;
+    const bool is_first = table->sizes.empty();
+    if (is_first) {
+      device_type_ = lead.device.type;
+      device_id_ = lead.device.id;
+    }
     const std::optional<DType> dtype = dlpack::dtype_of(lead);
-    if (!dtype || (!table->sizes.empty() && *dtype != table->dtype)) return false;
+    if (!is_there(lead) || !takes(dtype) || (!is_first && *dtype != table->dtype)) return false;
     table->dtype = *dtype;
     table->state_dtype = state_dtype_.value_or(*dtype);
     table->columns[0].push_back(lead.data);
     for (size_t c = 1; c < table->columns.size(); ++c) {
       const DType expected = c == 1 ? *dtype : table->state_dtype;
-      if (!reader_.read(row[c], &other) || dlpack::dtype_of(other) != expected ||
-          !dlpack::has_same_layout(lead, other)) {
+      if (!reader_.read(row[c], &other) || !is_there(other) ||
+          dlpack::dtype_of(other) != expected || !dlpack::has_same_layout(lead, other)) {
         return false;
       }
       table->columns[c].push_back(other.data);
@@ -106,6 +114,10 @@ class TableBuilder {
         dlpack::size_of(count) != 1) {
       return false;
     }
+    const bool is_on_cpu = count.device.type == dlpack::kCpu;
+    if (!is_on_cpu && !is_there(count)) return false;
+    if (!table->steps.empty() && is_on_cpu != table->are_steps_on_cpu) return false;
+    table->are_steps_on_cpu = is_on_cpu;
     table->steps.push_back(static_cast<float*>(count.data));
     return true;
   }
@@ -113,8 +125,22 @@ class TableBuilder {
   std::shared_ptr<TensorTable> table;
 
  private:
+  // On the first parameter's device, and that is one for these kernels: a GPU, or the CPU that
+  // emulates it.
+  bool is_there(const dlpack::Tensor& tensor) const {
+    return tensor.device.type == device_type_ && tensor.device.id == device_id_ &&
+           (device_type_ == dlpack::kCpu || (is_for_gpu_ && device_type_ == dlpack::kCuda));
+  }
+
+  // The CPU's kernels know no float16.
+  bool takes(std::optional<DType> dtype) const {
+    return dtype && (is_for_gpu_ || *dtype != DType::kFloat16);
+  }
+
   const TensorReader& reader_;
   const std::optional<DType> state_dtype_;
+  const bool is_for_gpu_;
+  int32_t device_type_ = 0, device_id_ = 0;
 };
 
 std::optional<DType> dtype_of_code(std::optional<int> code) {
@@ -126,12 +152,12 @@ std::shared_ptr<TensorTable> read_columns(const TensorReader& reader,
                                           const std::vector<py::list>& columns,
                                           const py::list& steps,
                                           const std::vector<uint32_t>& ordinals,
-                                          std::optional<int> state_dtype) {
+                                          std::optional<int> state_dtype, bool is_for_gpu) {
   const size_t rows = ordinals.size();
   for (const py::list& column : columns) {
     if (column.size() != rows) throw std::invalid_argument("tensor table: ragged columns");
   }
-  TableBuilder builder(reader, columns.size(), rows, dtype_of_code(state_dtype));
+  TableBuilder builder(reader, columns.size(), rows, dtype_of_code(state_dtype), is_for_gpu);
   std::vector<PyObject*> row(columns.size());
   for (size_t r = 0; r < rows; ++r) {
     for (size_t c = 0; c < columns.size(); ++c) row[c] = PyList_GET_ITEM(columns[c].ptr(), r);
@@ -250,8 +276,9 @@ class GroupReader {
 // shaped like the parameter; without any, states are left alone.
 py::object read_group(const TensorReader& reader, const py::list& params, const py::dict& states,
                       const py::tuple& keys, bool has_steps, uint32_t first_ordinal,
-                      std::optional<int> state_dtype) {
-  TableBuilder builder(reader, 2 + keys.size(), params.size(), dtype_of_code(state_dtype));
+                      std::optional<int> state_dtype, bool is_for_gpu) {
+  TableBuilder builder(reader, 2 + keys.size(), params.size(), dtype_of_code(state_dtype),
+                       is_for_gpu);
   GroupReader group(reader.prefetcher, params, states, keys, has_steps);
   py::list stepped, grads, own_states;
   std::vector<PyObject*> tensors(2);
@@ -281,7 +308,8 @@ std::shared_ptr<TensorTable> table_of_addresses(const std::vector<std::vector<ui
                                                 const std::vector<uintptr_t>& steps,
                                                 std::vector<int64_t> sizes,
                                                 std::vector<uint32_t> ordinals, int dtype,
-                                                std::optional<int> state_dtype) {
+                                                std::optional<int> state_dtype,
+                                                bool are_steps_on_cpu) {
   auto table = std::make_shared<TensorTable>();
   for (const auto& addresses : columns) {
     if (addresses.size() != sizes.size() || ordinals.size() != sizes.size()) {
@@ -295,13 +323,15 @@ std::shared_ptr<TensorTable> table_of_addresses(const std::vector<std::vector<ui
   table->ordinals = std::move(ordinals);
   table->dtype = static_cast<DType>(dtype);
   table->state_dtype = dtype_of_code(state_dtype).value_or(table->dtype);
+  table->are_steps_on_cpu = are_steps_on_cpu;
   return table;
 }
 
 }  // namespace
 
 void bind_tensor_table(py::module_& module) {
-  py::class_<TensorTable, std::shared_ptr<TensorTable>>(module, "TensorTable");
+  py::class_<TensorTable, std::shared_ptr<TensorTable>>(module, "TensorTable")
+      .def_readonly("are_steps_on_cpu", &TensorTable::are_steps_on_cpu);
   py::class_<TensorReader>(module, "TensorReader")
       .def(py::init([](const py::object& exchange_api, py::tuple types, py::object is_neg,
                        const py::handle sample, uintptr_t impl, uintptr_t storage) {

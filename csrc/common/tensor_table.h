@@ -16,6 +16,7 @@ struct TensorTable {
   std::vector<uint32_t> ordinals;  // the parameter's place among all of its optimizer
   DType dtype = DType::kFloat32;
   DType state_dtype = DType::kFloat32;
+  bool are_steps_on_cpu = true;
 };
 
 using TensorTablePtr = std::shared_ptr<const TensorTable>;

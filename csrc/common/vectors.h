@@ -208,6 +208,17 @@ FASTMODEL_INLINE Vec interleave_high(Vec a, Vec b) {
 #endif
 }
 
+// (v1, v0, v3, v2, ...)
+FASTMODEL_INLINE Vec swap_neighbours(Vec v) {
+#if defined(__AVX512F__)
+  return Vec(_mm512_maskz_permute_ps(0xFFFF, __m512(v), 0xB1));
+#elif defined(__AVX2__)
+  return Vec(_mm256_permute_ps(__m256(v), 0xB1));
+#else
+  return Vec{v[1], v[0], v[3], v[2]};
+#endif
+}
+
 // Writes (index, value) of every lane, one after the other.
 FASTMODEL_INLINE void interleave_pairs(void* to, IVec index, Vec value) {
   const Vec pairs[2] = {interleave_low(Vec(index), value), interleave_high(Vec(index), value)};

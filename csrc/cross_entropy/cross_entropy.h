@@ -33,7 +33,8 @@ struct CrossEntropyProblem {
 
 struct CrossEntropyForward {
   CrossEntropyProblem problem;
-  void* loss;             // (rows) for kNone, else one element
+  void* loss;             // (rows) for kNone, else one element; null if not wanted
+  float* row_loss;        // (rows), whatever the reduction; null if not wanted
   float* stats;           // (2 * rows + 1): max, log_sum, divisor; null if not wanted
   void* grad_x;           // as x: grad_x for grad = 1, not for kNone; null if not wanted
   int64_t* row_at_fault;  // set to the first row whose class index is out of range, else to -1

@@ -292,7 +292,8 @@ void forward(const CrossEntropyForward& a) {
       a.stats[rows + row] = stats.log_sum;
     }
     const float own = row_loss(d, row, stats);
-    if (a.problem.reduction == Reduction::kNone) from_float(own, loss + row);
+    if (a.row_loss != nullptr) a.row_loss[row] = own;
+    if (loss != nullptr && a.problem.reduction == Reduction::kNone) from_float(own, loss + row);
     return own;
   };
   parallel_for(rows, threads, [&](int64_t begin, int64_t end, int share) {
@@ -322,7 +323,7 @@ void forward(const CrossEntropyForward& a) {
   });
 
   if (a.stats != nullptr) a.stats[2 * rows] = static_cast<float>(divisor);
-  if (a.problem.reduction == Reduction::kNone) return;
+  if (loss == nullptr || a.problem.reduction == Reduction::kNone) return;
   double total = 0.0;
   for (const double own : losses) total += own;
   // 0 / 0 is NaN: the mean over no rows, as PyTorch has it.

@@ -8,6 +8,7 @@
 #include "common/tensor_list.h"
 #include "common/vectors.h"
 #include "sgd/sgd.h"
+#include "sgd/sgd_update.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
@@ -21,14 +22,10 @@ void update(const SgdGroup& a, size_t t, int64_t begin, int64_t end) {
   const bool is_scaled = a.grad_unscale != 1.0;
   const float grad_unscale = static_cast<float>(a.grad_unscale);
   const float grad_factor = static_cast<float>(a.grad_factor);
-  // A factor of 0 is left out rather than multiplied: 0 * inf is NaN.
-  const bool is_decay = a.weight_decay != 0.0;
-  const float weight_decay = static_cast<float>(a.weight_decay);
-  const float lr = static_cast<float>(a.lr);
-  const float momentum = static_cast<float>(a.momentum);
-  const float undamped = static_cast<float>(1.0 - a.dampening);
+  const SgdScalars scalars =
+      sgd_scalars(a.lr, a.momentum, a.dampening, a.weight_decay, a.is_nesterov);
   const int64_t size = a.tensors->sizes[t];
-  const bool is_first = kMomentum && a.are_first[t], is_nesterov = a.is_nesterov;
+  const bool is_first = kMomentum && a.are_first[t];
 
   const auto lanes = [&](int64_t i, int n) __attribute__((always_inline)) {
     prefetch(i, size, p, static_cast<const T*>(g));
@@ -39,15 +36,14 @@ void update(const SgdGroup& a, size_t t, int64_t begin, int64_t end) {
       direction *= grad_unscale;
       store_first(g + i, direction, n);
     }
-    direction *= grad_factor;
-    if (is_decay) direction += param * weight_decay;
+    direction = sgd_direction(scalars, param, direction * grad_factor);
     if (kMomentum) {
       const Vec buffer =
-          is_first ? direction : load_first(b + i, n) * momentum + direction * undamped;
+          is_first ? direction : sgd_buffer(scalars, load_first(b + i, n), direction);
       store_first(b + i, buffer, n);
-      direction = is_nesterov ? direction + buffer * momentum : buffer;
+      direction = sgd_momentum(scalars, buffer, direction);
     }
-    store_first(p + i, param - direction * lr, n);
+    store_first(p + i, param - direction * scalars.lr, n);
   };
   int64_t i = begin;
   for (; i + kLanes <= end; i += kLanes) lanes(i, kLanes);

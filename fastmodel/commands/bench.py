@@ -19,7 +19,7 @@ from fastmodel.harness.measure import Timing
 from fastmodel.harness.records import Report
 from fastmodel.harness.report.comparison import Run
 from fastmodel.harness.store import Store, dump_report
-from fastmodel.harness.workloads import SCHEDULES, WORKLOADS, Options, registry
+from fastmodel.harness.workloads import AUTOCAST, SCHEDULES, WORKLOADS, Options, registry
 from fastmodel.progress import progress_for
 
 _BUDGET_S = 120.0
@@ -30,10 +30,25 @@ _MOST_PAIRS = 1_000
 @click.argument("workload", default="mnist-cnn")
 @click.option("--list", "as_list", is_flag=True, help="Show the workloads and the price list.")
 @click.option("--epochs", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Samples in a step. Default: the workload's, 64 where it has none.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Default: the workload's.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="none", show_default=True)
+@click.option(
+    "--accumulate",
+    "accumulation",
+    type=click.IntRange(min=1),
+    help="Cut each batch into so many parts. Default: the workload's.",
+)
+@click.option(
+    "--autocast",
+    type=click.Choice(list(AUTOCAST)),
+    help="What forward and loss run under, in every arm. Default: the workload's.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: PyTorch's.")
 @click.option("--pairs", type=click.IntRange(2, 1000), default=16, show_default=True)
@@ -95,10 +110,12 @@ def bench(
     workload: str,
     as_list: bool,
     epochs: int,
-    batch_size: int,
+    batch_size: int | None,
     seed: int,
     lr: float | None,
     schedule: str,
+    accumulation: int | None,
+    autocast: str | None,
     device: str,
     threads: int | None,
     pairs: int,
@@ -142,7 +159,9 @@ def bench(
     _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    options = Options(batch_size, epochs, seed, lr, schedule, data, device)
+    if batch_size is None:
+        batch_size = registry.batch_size(workload)
+    options = Options(batch_size, epochs, seed, lr, schedule, data, device, accumulation, autocast)
     directory = out or Path("reports", registry.folder_name(workload))
     if swept is None:
         report = _run(options, settings, directory, resume, log)

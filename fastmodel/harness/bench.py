@@ -30,9 +30,10 @@ from fastmodel.harness.records import CostRate, Electricity, Epoch, Report, Swap
 from fastmodel.harness.roofline_records import Ceilings
 from fastmodel.harness.store import Store
 from fastmodel.harness.telemetry import Reading, give_back_memory
-from fastmodel.harness.training import Test, training_run
+from fastmodel.harness.training import Test, Untrained, training_run
 from fastmodel.harness.workloads.arms import Arm, default_arms
 from fastmodel.harness.workloads.protocol import Options, Workload
+from fastmodel.harness.workloads.recipe import recipe_of
 from fastmodel.progress import Progress
 
 TRAIN_CHOICES = ("best", "all", "none")
@@ -79,7 +80,8 @@ class Bench:
         self._store = store
         self._progress = progress
         self._stage = "starting"
-        self._arms = {arm.name: arm for arm in default_arms(workload, settings.with_compile)}
+        arms = default_arms(workload, settings.with_compile, options.device)
+        self._arms = {arm.name: arm for arm in arms}
         start = drafting.started(
             workload,
             options,
@@ -282,9 +284,10 @@ class Bench:
         self._checkpoint()
 
     def _roof(self) -> journal.RoofMeasured:
-        """What the machine reaches at most in the model's own dtype."""
+        """What the machine reaches at most in the dtype of the model's products."""
         parameters = self._workload.model().parameters()
-        dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
+        own = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
+        dtype = recipe_of(self._workload, self._options).autocast or own
         try:
             found = ceilings.measure(torch.device(self._options.device), dtype)
         except RuntimeError as error:  # a dtype that this device does not multiply
@@ -319,7 +322,9 @@ class Bench:
         test: Test | None = None
         try:
             for result in self._in_its_place(arm, training_run, checkpoint):
-                if isinstance(result, Epoch):
+                if isinstance(result, Untrained):
+                    self._record(journal.TrainingBegan(arm.name, result.validation_loss))
+                elif isinstance(result, Epoch):
                     self._record(journal.EpochEnded(arm.name, result))
                     self._checkpoint()
                     self._progress.say(f"{arm.name} {describe(result, self._options.epochs)}")

@@ -23,9 +23,11 @@ from fastmodel.harness.records import (
     Window,
 )
 from fastmodel.harness.telemetry import Reading
+from fastmodel.harness.tokens import with_tokens
 from fastmodel.harness.training import time_to_accuracy
 from fastmodel.harness.workloads.arms import Arm
 from fastmodel.harness.workloads.protocol import Options, Workload, parameter_count
+from fastmodel.harness.workloads.recipe import recipe_of
 from fastmodel.timing import RESAMPLES
 
 _RUN_FIELDS = (
@@ -79,6 +81,7 @@ class Draft:
         """Arms that failed in the timing."""
         self._swaps: list[SwapRow] = []
         self._startup_time_s: dict[str, float] = {}
+        self._untrained_losses: dict[str, float | None] = {}
         self._epochs: dict[str, dict[int, Epoch]] = {}
         self._stopped_because = _CUT_OFF
         self._untrained_reason = "the run ended before this arm was trained"
@@ -106,6 +109,8 @@ class Draft:
                 self.roof = event
             case journal.Profiled():
                 self.profiled[event.arm] = event
+            case journal.TrainingBegan():
+                self._untrained_losses[event.arm] = event.validation_loss
             case journal.EpochEnded():
                 self._epochs.setdefault(event.arm, {})[event.epoch.epoch] = event.epoch
             case journal.Trained():
@@ -220,6 +225,11 @@ class Draft:
             missing["startup_time_s"] = failure or "the run ended before this arm was built"
         if trained is None:
             missing |= dict.fromkeys(_RUN_FIELDS, failure or self._untrained_reason)
+        untrained_loss = self._untrained_losses.get(arm.name)
+        if untrained_loss is None:
+            seen = arm.name in self._untrained_losses
+            untrained = failure or self._untrained_reason
+            missing["untrained_validation_loss"] = "not finite" if seen else untrained
         if not epochs:
             missing["evaluation_time_s"] = failure or self._untrained_reason
         missing |= reading.missing
@@ -236,6 +246,7 @@ class Draft:
             description=arm.description,
             is_optimized=arm.is_optimized,
             throughput_samples_per_s=throughput,
+            untrained_validation_loss=untrained_loss,
             epochs=epochs,
             test_accuracy=test.accuracy if test else None,
             test_loss=test.loss if test else None,
@@ -251,7 +262,10 @@ class Draft:
             operators=[] if profiled is None else profiled.operators,
             missing=missing,
         )
-        return with_cost(record, self.start.cost_rate, self.start.electricity, self.start.workload)
+        workload = self.start.workload
+        roof = self.roof or journal.RoofMeasured(None, "the peaks were not measured")
+        record = with_tokens(record, workload, roof.ceilings, roof.reason)
+        return with_cost(record, self.start.cost_rate, self.start.electricity, workload)
 
 
 def replay(events: Iterable[tuple[float, journal.Event]]) -> Draft:
@@ -275,6 +289,7 @@ def replay(events: Iterable[tuple[float, journal.Event]]) -> Draft:
 def _workload_info(workload: Workload, options: Options) -> records.WorkloadInfo:
     spec = workload.optimizer()
     arguments = ", ".join(f"{name}={value}" for name, value in spec.options.items())
+    recipe = recipe_of(workload, options).describe()
     return records.WorkloadInfo(
         name=workload.name,
         description=workload.description,
@@ -289,6 +304,9 @@ def _workload_info(workload: Workload, options: Options) -> records.WorkloadInfo
             "optimizer": f"{spec.name}({arguments})",
             "schedule": options.schedule,
             "device": options.device,
+            **({"step": recipe} if recipe else {}),
         },
         tokens_per_sample=getattr(workload, "tokens_per_sample", None),
+        flops_per_sample=getattr(workload, "flops_per_sample", None),
+        bytes_per_target=getattr(workload, "bytes_per_target", None),
     )

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from fastmodel.harness.records import Gate, GateCheck
-from fastmodel.harness.workloads.arms import Arm, Loop, torch_optimizer
+from fastmodel.harness.workloads.arms import Arm, Loop, torch_loop
 from fastmodel.harness.workloads.protocol import Options, Split, Workload
 from fastmodel.nn import LinearReLUDropout
 
@@ -38,6 +39,7 @@ _CANDIDATES = 8
 _GRADIENT_FACTORS = (1.0, -0.5, 2.0)
 
 Values = dict[str, torch.Tensor]
+Forward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -56,23 +58,25 @@ def check(workload: Workload, options: Options, plain: Arm, optimized: Arm) -> G
     plain_loop = _without_dropout(plain.build(workload, options))
     optimized_loop = _without_dropout(optimized.build(workload, options))
     model, loss = _float64(plain_loop.model), _float64(plain_loop.loss)
-    eps = torch.finfo(_dtype(plain_loop.model)).eps
+    eps = torch.finfo(plain_loop.recipe.autocast or _dtype(plain_loop.model)).eps
     floor = _MULTIPLE * eps * (_depth(plain_loop.model) + 1)
 
     train = workload.train.to(options.device, torch.contiguous_format)
     batch, conditioning = _well_conditioned_batch(model, loss, train, options, eps, floor)
     bounds = _Bounds(floor, conditioning)
 
-    reference = _values(model, loss, _double(batch))
+    reference = _values(_call(model, loss), model, _double(batch))
     gradients = {
         name.removeprefix("gradient of "): value
         for name, value in reference.items()
         if name.startswith("gradient of ")
     }
-    reference |= _stepped_reference(workload, model, gradients)
-    by_plain = _values(plain_loop.model, plain_loop.loss, plain_loop.place(batch))
+    reference |= _stepped(torch_loop(workload, options, copy.deepcopy(model), loss), gradients)
+    by_plain = _values(plain_loop.forward, plain_loop.model, plain_loop.place(batch))
     by_plain |= _stepped(plain_loop, gradients)
-    by_optimized = _values(optimized_loop.model, optimized_loop.loss, optimized_loop.place(batch))
+    by_optimized = _values(
+        optimized_loop.forward, optimized_loop.model, optimized_loop.place(batch)
+    )
     by_optimized |= _stepped(optimized_loop, gradients)
     checks = _compare(reference, by_plain, by_optimized, bounds)
     return Gate(all(one.passed for one in checks), checks)
@@ -101,18 +105,27 @@ def _compare(
     return checks + [GateCheck(f"unexpected {name}", None, None, None, False) for name in unknown]
 
 
-def _values(model: nn.Module, loss: nn.Module, batch: Split) -> Values:
+def _call(model: nn.Module, loss: nn.Module) -> Forward:
+    """A plain forward, of what is not in a loop."""
+
+    def forward(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = model(inputs)
+        return outputs, loss(outputs, targets)
+
+    return forward
+
+
+def _values(forward: Forward, model: nn.Module, batch: Split) -> Values:
     """Everything that is compared, of one model; the optimizer's part is `_stepped`."""
     values: Values = {}
     with torch.no_grad():
         model.eval()
-        outputs = model(batch.inputs)
+        outputs, value = forward(batch.inputs, batch.targets)
         values["output, evaluation"] = outputs
-        values["loss, evaluation"] = loss(outputs, batch.targets)
+        values["loss, evaluation"] = value
     model.train()
     model.zero_grad(set_to_none=True)
-    outputs = model(batch.inputs)
-    value = loss(outputs, batch.targets)
+    outputs, value = forward(batch.inputs, batch.targets)
     value.backward()
     values["output, training"] = outputs
     values["loss, training"] = value
@@ -126,27 +139,18 @@ def _values(model: nn.Module, loss: nn.Module, batch: Split) -> Values:
 
 
 def _stepped(loop: Loop, gradients: Values) -> Values:
-    return _step(loop.model, loop.optimizer, gradients)
-
-
-def _stepped_reference(workload: Workload, model: nn.Module, gradients: Values) -> Values:
-    model = copy.deepcopy(model)
-    return _step(model, torch_optimizer(workload.optimizer(), model.parameters()), gradients)
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, gradients: Values) -> Values:
     """Parameters after steps with given gradients, rounded to float32 first so that all see the same.
 
     Gradients of the arms' own would not do: Adam divides by their size, and so blows up the rounding
     of those near 0.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(loop.model.named_parameters())
     for factor in _GRADIENT_FACTORS:
         for name, parameter in parameters.items():
             if name in gradients:
                 rounded = (gradients[name] * factor).float()
                 parameter.grad = torch.empty_like(parameter).copy_(rounded)
-        optimizer.step()
+        loop.apply_gradients()
     return {
         f"{name} after {len(_GRADIENT_FACTORS)} steps": parameter.detach().clone()
         for name, parameter in parameters.items()
@@ -186,14 +190,15 @@ def _conditioning(
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         return tensor * (1 + 2 * eps * noise.to(tensor.device))
 
-    reference = _values(copy.deepcopy(model), loss, batch)
+    own = copy.deepcopy(model)
+    reference = _values(_call(own, loss), own, batch)
     worst = dict.fromkeys(reference, 0.0)
     for _ in range(_PERTURBATIONS):
         other = copy.deepcopy(model)
         with torch.no_grad():
             for parameter in other.parameters():
                 parameter.copy_(disturbed(parameter))
-        moved = _values(other, loss, Split(disturbed(batch.inputs), batch.targets))
+        moved = _values(_call(other, loss), other, Split(disturbed(batch.inputs), batch.targets))
         for name, value in reference.items():
             worst[name] = max(worst[name], _error(moved[name], value))
     return worst

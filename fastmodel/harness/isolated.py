@@ -174,7 +174,7 @@ def serve() -> None:
         try:
             if arm is None:
                 workload = registry.make(source, options)
-                arms = default_arms(workload, with_compile=True)
+                arms = default_arms(workload, True, options.device)
                 arm = next(arm for arm in arms if arm.name == name)
             for item in task(arm, workload, options, *arguments):
                 pipe.send((_ITEM, item))

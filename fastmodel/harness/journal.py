@@ -132,6 +132,14 @@ class Profiled:
 
 
 @dataclass(frozen=True)
+class TrainingBegan:
+    """The validation loss before an arm's first step; None where it is not finite."""
+
+    arm: str
+    validation_loss: float | None
+
+
+@dataclass(frozen=True)
 class EpochEnded:
     """An epoch of an arm's training run; one that is trained again replaces it."""
 
@@ -183,6 +191,7 @@ Event = (
     | PhaseEnded
     | RoofMeasured
     | Profiled
+    | TrainingBegan
     | EpochEnded
     | Trained
     | Failed

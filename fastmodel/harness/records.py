@@ -54,7 +54,11 @@ class WorkloadInfo:
     parameters: int
     options: dict[str, str] = field(default_factory=dict)
     tokens_per_sample: int | None = None
-    """Where the workload says so: money is then given by the token too."""
+    """Where the workload says so: throughput and money are then given by the token too."""
+    flops_per_sample: int | None = None
+    """Of a training step, as the workload counts them: what the model utilization is made of."""
+    bytes_per_target: float | None = None
+    """Of text, that the loss of one target is about: bits per byte are loss / ln 2 over this."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,16 @@ class Arm:
     description: str
     is_optimized: bool
     throughput_samples_per_s: Interval | None = None
+    throughput_tokens_per_s: Interval | None = None
+    utilization_of_measured_peak: float | None = None
+    """The model's FLOP/s at the timed throughput (MFU), over the best that was measured in this run."""
+    utilization_of_quoted_peak: float | None = None
+    """The same over the datasheet's figure."""
+    untrained_validation_loss: float | None = None
+    """Before the first step."""
+    validation_bits_per_byte: float | None = None
+    """Of the last epoch."""
+    untrained_bits_per_byte: float | None = None
     epochs: list[Epoch] = field(default_factory=list)
     test_accuracy: float | None = None
     test_loss: float | None = None

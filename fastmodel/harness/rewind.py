@@ -16,7 +16,7 @@ from fastmodel.harness.workloads.arms import Loop
 
 
 class Rewind:
-    """The weights, buffers and optimizer state of a loop as they were when this was made.
+    """The weights, buffers, optimizer and schedule of a loop as they were when this was made.
 
     It takes as much memory again as these. Random generators and the stream of batches go on.
     """
@@ -25,6 +25,10 @@ class Rewind:
         model = loop.model
         self._tensors = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
         self._values: list[tuple[dict[str, Any], str, Any]] = []
+        self._schedule = loop.schedule
+        if loop.schedule is not None:
+            self._values += [(group, "lr", group["lr"]) for group in loop.optimizer.param_groups]
+            self._scheduled = copy.deepcopy(loop.schedule.state_dict())
         for state in loop.optimizer.state.values():
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
@@ -39,3 +43,5 @@ class Rewind:
             tensor.copy_(kept)
         for state, key, kept in self._values:
             state[key] = copy.deepcopy(kept)
+        if self._schedule is not None:
+            self._schedule.load_state_dict(copy.deepcopy(self._scheduled))

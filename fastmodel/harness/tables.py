@@ -155,6 +155,21 @@ def _arm_cells(arm: Arm, report: Report) -> list[str]:
     ]
 
 
+def _tokens(arm: Arm) -> str:
+    """What is said of a language model alone; empty for others."""
+    rate = arm.throughput_tokens_per_s
+    parts = [] if rate is None else [f"{rate.estimate:,.0f} tokens/s"]
+    if arm.utilization_of_measured_peak is not None:
+        parts.append(f"{arm.utilization_of_measured_peak:.1%} of the measured peak")
+    if arm.utilization_of_quoted_peak is not None:
+        parts.append(f"{arm.utilization_of_quoted_peak:.1%} of the quoted peak")
+    if arm.validation_bits_per_byte is not None:
+        parts.append(f"{arm.validation_bits_per_byte:.3f} bits per byte")
+    if arm.cost_usd_per_million_tokens is not None:
+        parts.append(f"{arm.cost_usd_per_million_tokens:.2e} USD per million tokens")
+    return f"{arm.name}: {', '.join(parts)}" if parts else ""
+
+
 def _ratio(arm: Arm, report: Report) -> str:
     """The paired ratio of the optimized arm, 1 for its baseline; the other arms were not paired."""
     if report.speedup is None:
@@ -186,6 +201,7 @@ def _caption(report: Report) -> str | None:
     if report.cost_rate is not None:
         rate = report.cost_rate
         lines.append(f"{rate.rate_usd_per_h:g} USD/h, {rate.name}")
+    lines += [line for arm in report.arms.values() if (line := _tokens(arm))]
     if not report.complete:
         lines.append(f"INCOMPLETE: {report.incomplete_reason}")
     return escape("\n".join(lines)) or None

@@ -17,12 +17,22 @@ from fastmodel.harness.records import Epoch
 from fastmodel.harness.telemetry import Meter, Reading, Sampler, energy_sources, sources_for
 from fastmodel.harness.workloads.arms import Arm, Loop
 from fastmodel.harness.workloads.protocol import Options, Split, Workload, epoch_batches
+from fastmodel.harness.workloads.recipe import Schedule
 from fastmodel.timing import now_s
 
 _EVALUATION_BATCH_SIZE = 1_000
+_EVALUATION_TARGETS = 16_384
+"""At most, in a batch of samples that have many each; activations of all are held at once."""
 _TELEMETRY_PERIOD_S = 0.5
 TARGET_ACCURACIES = (0.98, 0.99)
 NOT_METERED = "the run was resumed; its first part was metered by a process that is gone"
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Validation before the first step."""
+
+    validation_loss: float | None
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,8 @@ class Test:
 
 def training_run(
     arm: Arm, workload: Workload, options: Options, checkpoint: Path | None = None
-) -> Iterator[Epoch | Test | Reading]:
-    """Build `arm` and train it: each epoch as it ends, then the test, then what the run used.
+) -> Iterator[Untrained | Epoch | Test | Reading]:
+    """Build `arm` and train it: validation before it, each epoch as it ends, the test, what the run used.
 
     With `checkpoint` the state is saved there after every epoch, taken up from there if it is there,
     and removed at the end.
@@ -51,6 +61,8 @@ def training_run(
     ):
         loop = arm.build(workload, options)
         is_resumed = checkpoint is not None and checkpoint.exists()
+        if not is_resumed:
+            yield Untrained(_finite(evaluate(loop, loop.place(workload.validation))[0]))
         yield from train(loop, workload, options, checkpoint)
     assert meter.reading is not None  # the meter has ended
     loss, accuracy = evaluate(loop, loop.place(workload.test))
@@ -75,7 +87,9 @@ def train(
     """
     torch.manual_seed(options.seed)
     train_split, validation_split = loop.place(workload.train), loop.place(workload.validation)
-    schedule = _schedule(loop.optimizer, options)
+    by_epoch = None if loop.schedule is not None else _schedule(loop.optimizer, options)
+    schedule = loop.schedule or by_epoch
+    assert schedule is not None
     done, elapsed_s = 0, 0.0
     if checkpoint is not None and checkpoint.exists():
         done, elapsed_s = _restore(checkpoint, loop, schedule)
@@ -87,7 +101,8 @@ def train(
         validation_loss, accuracy = evaluate(loop, validation_split)
         evaluated_s = now_s(options.device)
         elapsed_s += trained_s - start_s
-        schedule.step()
+        if by_epoch is not None:
+            by_epoch.step()
         yield Epoch(
             epoch=epoch + 1,
             train_loss=_finite(train_loss),
@@ -104,23 +119,30 @@ def train(
 
 
 def evaluate(loop: Loop, split: Split) -> tuple[float, float]:
-    """Mean loss and the share of samples whose largest output is the target class."""
-    loss_sum, correct = 0.0, 0
+    """Mean loss and the share of targets whose class has the largest output."""
+    loss_sum, correct = 0.0, 0.0
     loop.model.eval()
+    size = _evaluation_batch_size(split)
     with torch.inference_mode():
-        batches = zip(
-            split.inputs.split(_EVALUATION_BATCH_SIZE),
-            split.targets.split(_EVALUATION_BATCH_SIZE),
-            strict=True,
-        )
-        for inputs, targets in batches:
-            outputs = loop.model(inputs)
-            loss_sum += loop.loss(outputs, targets).item() * len(inputs)
-            # Class probabilities as targets: the likeliest class counts.
-            classes = targets.argmax(1) if targets.is_floating_point() else targets
-            correct += int((outputs.argmax(1) == classes).sum())
+        for inputs, targets in zip(
+            split.inputs.split(size), split.targets.split(size), strict=True
+        ):
+            outputs, loss = loop.forward(inputs, targets)
+            loss_sum += loss.item() * len(inputs)
+            hits = outputs.argmax(loop.class_dim) == _classes(targets)
+            correct += hits.double().mean().item() * len(inputs)
     loop.model.train()
     return loss_sum / len(split), correct / len(split)
+
+
+def _classes(targets: torch.Tensor) -> torch.Tensor:
+    """Class indices; of class probabilities the likeliest."""
+    return targets.argmax(1) if targets.is_floating_point() else targets
+
+
+def _evaluation_batch_size(split: Split) -> int:
+    targets = 1 if split.targets.is_floating_point() else split.targets[0].numel()
+    return max(1, min(_EVALUATION_BATCH_SIZE, _EVALUATION_TARGETS // max(1, targets)))
 
 
 def time_to_accuracy(epochs: Sequence[Epoch]) -> dict[str, float | None]:
@@ -139,9 +161,6 @@ def _train_epoch(loop: Loop, split: Split, options: Options, epoch: int) -> floa
     for inputs, targets in epoch_batches(split, options.batch_size, options.seed, epoch):
         loss_sum += loop.step(inputs, targets) * len(inputs)
     return loss_sum.item() / len(split)
-
-
-Schedule = torch.optim.lr_scheduler.LRScheduler
 
 
 def _schedule(optimizer: torch.optim.Optimizer, options: Options) -> Schedule:

@@ -10,6 +10,30 @@ from torch import Tensor
 
 from fastmodel.ops import tensor_table
 
+MASTER, AVERAGE = "master_param", "ema_param"
+"""Entries of a state: the parameter in float32, and the average of its values."""
+
+_IMPLEMENTATIONS = "foreach=, or fused=False, asks for one of PyTorch's own implementations"
+
+
+def options_refusal(
+    group: dict[str, Any], is_scaled: bool, can_capture: bool = False
+) -> str | None:
+    """Why a kernel of ours does not step this group, from its options alone; None if it does.
+
+    `can_capture`: does the kernel read on the device what changes from step to step?
+    """
+    if group["differentiable"] or (group.get("capturable") and not can_capture):
+        return "differentiable steps, and capturable ones that no CUDA kernel takes, are PyTorch's"
+    if not group["fused"] and (group["fused"] is not None or group["foreach"] is not None):
+        return _IMPLEMENTATIONS
+    if is_scaled and not group["fused"]:
+        return "grad_scale and found_inf need fused=True"
+    for key in ("lr", "weight_decay"):
+        if isinstance(group[key], Tensor) and group[key].requires_grad:
+            return f"{key} wants a gradient"
+    return None
+
 
 @dataclass(slots=True)
 class Batch:
@@ -24,6 +48,12 @@ class Batch:
     """Of each parameter, its place among all of its optimizer."""
     state_dtype: torch.dtype | None = None
     """Of the state entries that are shaped like the parameter; None for the parameter's own."""
+    has_master: bool = False
+    """Does each state hold a float32 copy of its parameter, of which the parameter is the rounded value?"""
+    ema_decay: float | None = None
+    """Of the average of the parameter that each state holds; None for none."""
+    is_for_gpu: bool = False
+    """Do the kernels for GPUs, or their emulation, take the batch?"""
     refusal: str | None = None
     """Why a kernel of ours does not take the batch; None if it does."""
     table: tensor_table.Table | None = None
@@ -35,9 +65,20 @@ class Batch:
     """As `GradScaler` leaves them on the optimizer for `fused=True`."""
 
     @property
+    def is_scaled(self) -> bool:
+        """Did a `GradScaler` leave something to do?"""
+        return self.grad_scale is not None or self.found_inf is not None
+
+    @property
     def is_left_out(self) -> bool:
         """Does `found_inf` say to leave the step out?"""
         return self.found_inf is not None and bool(self.found_inf.item())
+
+    def on_device(self, name: str) -> Tensor:
+        """clip, grad_scale or found_inf, float32, where the parameters lie; a parameter in place of None."""
+        value = getattr(self, name)
+        lead = self.params[0]
+        return lead if value is None else value.to(lead.device, torch.float32, non_blocking=True)
 
     def column(self, key: str) -> list[Any]:
         """One entry of every parameter's state."""

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from fastmodel.ops.case import Case, randn
 
 
+def linear_case(
+    options: tuple,
+    name: str,
+    lead: tuple[int, ...],
+    ins: int,
+    outs: int,
+    *,
+    has_bias: bool = True,
+    is_bench: bool = False,
+) -> Case:
+    """One case of an op that takes x (*lead, ins), weight (outs, ins), bias and then `options`."""
+
+    def make(dtype):
+        x = randn(0, *lead, ins, dtype=dtype)
+        weight = randn(1, outs, ins, dtype=dtype, scale=1 / math.sqrt(max(ins, 1)))
+        bias = randn(2, outs, dtype=dtype) if has_bias else None
+        return x, weight, bias, *options
+
+    rows = math.prod(lead)
+    return Case(
+        name,
+        make,
+        depth=max(ins, rows),
+        flops=2 * rows * ins * outs,
+        bytes_float32=4 * (rows * ins + outs * ins + rows * outs + outs),
+        is_bench=is_bench,
+    )
+
+
 def linear_cases(*options) -> tuple[Case, ...]:
     """The cases of an op that takes x, weight, bias and then `options`."""
-
-    def case(
-        name: str,
-        lead: tuple[int, ...],
-        ins: int,
-        outs: int,
-        *,
-        has_bias: bool = True,
-        is_bench: bool = False,
-    ) -> Case:
-        def make(dtype):
-            x = randn(0, *lead, ins, dtype=dtype)
-            weight = randn(1, outs, ins, dtype=dtype, scale=1 / math.sqrt(max(ins, 1)))
-            bias = randn(2, outs, dtype=dtype) if has_bias else None
-            return x, weight, bias, *options
-
-        rows = math.prod(lead)
-        return Case(
-            name,
-            make,
-            depth=max(ins, rows),
-            flops=2 * rows * ins * outs,
-            bytes_float32=4 * (rows * ins + outs * ins + rows * outs + outs),
-            is_bench=is_bench,
-        )
-
+    case = functools.partial(linear_case, options)
     return (
         case("one", (1,), 1, 1),
         case("tiny-no-bias", (2,), 3, 5, has_bias=False),
@@ -50,6 +55,11 @@ def linear_cases(*options) -> tuple[Case, ...]:
         case("pack-above", (23,), 97, 81),
         case("pack-deep", (22,), 769, 3),
         case("many-rows", (514,), 17, 3),
+        # Rows from which the weight's gradient is made in stretches (1,024), of 96, 384 or 768 rows each, and
+        # past the outputs whose sums wait together (512).
+        case("blocked-below", (1023,), 65, 5),
+        case("blocked-above", (1025,), 67, 5),
+        case("blocked-outs", (1024,), 3, 515),
         case("empty-batch", (0,), 16, 8),
         case("empty-features", (3,), 0, 4),
         case("mnist-fc1", (64,), 1600, 128, is_bench=True),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastmodel.ops import eager, linear, register
+from fastmodel.ops import eager, linear_layer, register
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias"
 
@@ -20,7 +20,7 @@ def _backward_op(name: str, saved: str, reference: Callable) -> torch._ops.OpOve
     """The op of the backward pass, which is differentiable through the reference."""
 
     def fake(grad, x, weight, saved, wanted):
-        return linear.gradients_like(x, weight, wanted)
+        return linear_layer.gradients_like(x, weight, wanted)
 
     target = register.op(
         f"{name}_backward(Tensor grad, Tensor x, Tensor weight, Tensor {saved}, bool[3] wanted)"
@@ -29,7 +29,7 @@ def _backward_op(name: str, saved: str, reference: Callable) -> torch._ops.OpOve
         pass_="backward",
     )
     register.autograd_through_reference(target, reference)
-    register.flops(target, linear.backward_flops)
+    register.flops(target, linear_layer.backward_flops)
     return target
 
 
@@ -39,7 +39,7 @@ def _finish(
     """Autograd, autocast and FLOPs of a forward op; the callable that answers as it does."""
     register.autograd(forward, setup_context, derivative)
     register.autocast(forward)
-    register.flops(forward, linear.forward_flops)
+    register.flops(forward, linear_layer.forward_flops)
     return eager.forward(forward, setup_context, derivative)
 
 
@@ -55,7 +55,7 @@ def from_out(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
     """
 
     def fake(x, weight, bias):
-        return linear.out_like(x, weight)
+        return linear_layer.out_like(x, weight)
 
     forward = register.op(f"{name}({_INPUTS}) -> Tensor", fake=fake)
     call_backward = eager.backward(_backward_op(name, "out", reference_backward))
@@ -87,7 +87,7 @@ def from_pre(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
     """
 
     def fake(x, weight, bias, keeps_pre):
-        out = linear.out_like(x, weight)
+        out = linear_layer.out_like(x, weight)
         return out, torch.empty_like(out) if keeps_pre else out.new_empty(0)
 
     forward = register.op(f"{name}({_INPUTS}, bool keeps_pre) -> (Tensor, Tensor)", fake=fake)
@@ -105,7 +105,7 @@ def from_pre(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
         if grad is not None:
             parts.append(call_backward(grad, x, weight, pre, wanted))
         if grad_pre is not None and pre.numel():
-            parts.append(linear.gradients(grad_pre, x, weight, wanted))
+            parts.append(linear_layer.gradients(grad_pre, x, weight, wanted))
         if not parts:
             return (None,) * 4
         sums = [

@@ -13,31 +13,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmodel.env import native
-from fastmodel.ops import eager, linear
+from fastmodel.ops import eager, linear_layer
+from fastmodel.ops.linear import native_kernel as linear_kernel
 from fastmodel.ops.native import DTYPE_CODES, address, threads
-
-_LINEAR = linear.NativeActivation("linear")
 
 
 def _linear(module: nn.Linear, x: Tensor) -> eager.Call:
     context: Any = eager.Context()
     args = (x, module.weight, module.bias)
     context.save_for_backward(x, module.weight)
-    context.is_native = _is_native(x) and linear.small(x, module.weight, _MOST_ROWS) is None
-    out = _LINEAR.forward_cpu(*args)[0] if context.is_native else F.linear(*args)
+    context.is_native = _is_native(x) and linear_layer.small(x, module.weight, _MOST_ROWS) is None
+    out = linear_kernel.forward_cpu(*args) if context.is_native else F.linear(*args)
     return eager.Call(F.linear, args, out, context, _linear_derivative)
 
 
-_MOST_ROWS = min(linear.MOST_FORWARD_ROWS, linear.MOST_BACKWARD_ROWS)
+_MOST_ROWS = min(linear_layer.MOST_FORWARD_ROWS, linear_layer.MOST_BACKWARD_ROWS)
 
 
 def _linear_derivative(context: Any, grad: Tensor) -> list[Tensor | None]:
     x, weight = context.saved_tensors
     wanted = list(context.needs_input_grad)
     if context.is_native:
-        found = _LINEAR.backward_cpu(grad, x, weight, grad, wanted)
+        found = linear_kernel.backward_cpu(grad, x, weight, wanted)
     else:
-        found = linear.gradients(grad, x, weight, wanted)
+        found = linear_layer.gradients(grad, x, weight, wanted)
     return [value if want else None for value, want in zip(found, wanted, strict=True)]
 
 

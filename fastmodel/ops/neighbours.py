@@ -17,6 +17,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastmodel.ops import chain, eager
 from fastmodel.ops.conv_relu.module import ConvReLU2d
 from fastmodel.ops.conv_relu_maxpool.module import ConvReLUMaxPool2d
+from fastmodel.ops.linear.module import Linear
 from fastmodel.ops.linear_gelu.module import LinearGELU
 from fastmodel.ops.linear_relu.module import LinearReLU
 from fastmodel.ops.linear_relu_dropout.module import LinearReLUDropout
@@ -34,6 +35,7 @@ _POOL = ("pool_kernel_size", "pool_stride", "pool_padding")
 _FUSED: dict[type[nn.Module], Callable[[nn.Module], object]] = {
     ConvReLU2d: attrgetter(*_CONV),
     ConvReLUMaxPool2d: attrgetter(*_CONV, *_POOL),
+    Linear: type,
     LinearGELU: type,
     LinearReLU: type,
     LinearReLUDropout: attrgetter("p", "training"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
@@ -23,24 +24,45 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from fastmodel import env
 from fastmodel.errors import InputError
 from fastmodel.ops import dispatch, tensor_table
-from fastmodel.ops.batch import Batch
-from fastmodel.ops.native import threads
+from fastmodel.ops.batch import MASTER, Batch, options_refusal
+from fastmodel.ops.grad_norm import clip_factor
 
-_IMPLEMENTATIONS = "foreach=, or fused=False, asks for one of PyTorch's own implementations"
+_OWN_OPTIONS = ("max_grad_norm", "state_dtype", "master_weights", "ema_decay")
+"""Attributes that PyTorch's optimizers have not, and no state_dict holds."""
 
 
-def _options_refusal(group: dict[str, Any], is_scaled: bool) -> str | None:
-    """Why a kernel of ours does not step this group, from its options alone; None if it does."""
-    if group["differentiable"] or group.get("capturable"):
-        return "differentiable and capturable steps are PyTorch's"
-    if not group["fused"] and (group["fused"] is not None or group["foreach"] is not None):
-        return _IMPLEMENTATIONS
-    if is_scaled and not group["fused"]:
-        return "grad_scale and found_inf need fused=True"
-    for key in ("lr", "weight_decay"):
-        if isinstance(group[key], Tensor) and group[key].requires_grad:
-            return f"{key} wants a gradient"
-    return None
+def _is_for_gpu(param: Tensor) -> bool:
+    """Do the kernels for GPUs step it, or their emulation, which takes the CPU's tensors by name?"""
+    return param.is_cuda or (dispatch.requested() == "cuda" and "cuda" in env.simulated())
+
+
+def _missing(is_for_gpu: bool) -> str | None:
+    """Why the kernels are not there, or None if they are."""
+    return env.native_missing() or (env.cuda_missing() if is_for_gpu else None)
+
+
+def _take_local_shards(batch: Batch, keys: tuple[str, ...]) -> None:
+    """Replace DTensors by this process's shards, where parameter, gradient and state are sharded alike.
+
+    Elementwise steps need no more; a norm over all shards does, and is left to PyTorch.
+    """
+    # Who has a DTensor has imported this, which takes long.
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is None:
+        return
+    for i, (param, grad) in enumerate(zip(batch.params, batch.grads, strict=True)):
+        state = batch.states[i] if keys else {}
+        row: list[Any] = [param, grad, *(state.get(key) for key in keys)]
+        if not all(isinstance(tensor, module.DTensor) for tensor in row):
+            continue
+        if any(
+            (tensor.device_mesh, tensor.placements) != (row[0].device_mesh, row[0].placements)
+            for tensor in row
+        ):
+            continue
+        batch.params[i], batch.grads[i], *entries = (tensor.to_local() for tensor in row)
+        if keys:
+            batch.states[i] = {**state, **dict(zip(keys, entries, strict=True))}
 
 
 class FusedStep(torch.optim.Optimizer):
@@ -53,6 +75,11 @@ class FusedStep(torch.optim.Optimizer):
     max_grad_norm: float | None
     state_dtype: torch.dtype | None = None
     """Of the state entries that are shaped like the parameter; None for the parameter's own."""
+    ema_decay: float | None = None
+    """Of the average of each parameter; None for none."""
+
+    master_weights: bool = False
+    """Do the states of bfloat16 and float16 parameters hold float32 copies of them?"""
 
     def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The entries of a state that are shaped like the parameter."""
@@ -121,7 +148,9 @@ class FusedStep(torch.optim.Optimizer):
                 dispatch.choose(self._op, "step", batch.params[0], [batch]) for batch in batches
             ]
             if self.max_grad_norm is not None and batches:
-                self._clip(batches, self.max_grad_norm)
+                clip = clip_factor(batches, self.max_grad_norm)
+                for batch in batches:
+                    batch.clip = clip
             served = zip(kernels, batches, strict=True)
             for kernel, pairs in itertools.groupby(served, key=itemgetter(0)):
                 run = [batch for _, batch in pairs]
@@ -136,32 +165,39 @@ class FusedStep(torch.optim.Optimizer):
         return batches
 
     def _batches(self, group: dict[str, Any], first_ordinal: int) -> list[Batch]:
+        if not group["params"]:
+            return []
         scale = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        refusal = _options_refusal(group, scale != (None, None)) or env.native_missing()
+        lead = group["params"][0]
+        is_for_gpu = _is_for_gpu(lead)
+        if is_for_gpu and lead.is_cuda and self._has_steps:
+            self._check_capture()
+        refusal = options_refusal(group, scale != (None, None), is_for_gpu) or _missing(is_for_gpu)
         is_for_native = refusal is None and dispatch.requested() not in ("library", "reference")
         keys = self._keys(group)
+        extras: dict[str, Any] = {
+            "state_dtype": self.state_dtype,
+            "ema_decay": self.ema_decay,
+            "is_for_gpu": is_for_gpu,
+            "grad_scale": scale[0],
+            "found_inf": scale[1],
+        }
         if is_for_native and not self._must_check(group):
             found = tensor_table.read_group(
-                group["params"], self.state, keys, self._has_steps, first_ordinal, self.state_dtype
+                group["params"],
+                self.state,
+                keys,
+                self._has_steps,
+                first_ordinal,
+                self.state_dtype,
+                is_for_gpu,
             )
             if found is not None:
                 table, params, grads, states, ordinals = found
                 if not params:
                     return []
-                return [
-                    Batch(
-                        group,
-                        params,
-                        grads,
-                        states,
-                        ordinals,
-                        self.state_dtype,
-                        None,
-                        table,
-                        None,
-                        *scale,
-                    )
-                ]
+                extras["has_master"] = self._has_master(params[0])
+                return [Batch(group, params, grads, states, ordinals, table=table, **extras)]
         ordinals, params, grads = [], [], []
         for ordinal, param in enumerate(group["params"], first_ordinal):
             grad = param.grad
@@ -172,14 +208,23 @@ class FusedStep(torch.optim.Optimizer):
         if not params:
             return []
         states = self._states(group, params)
-        whole = Batch(
-            group, params, grads, states, ordinals, self.state_dtype, refusal, None, None, *scale
-        )
+        extras["has_master"] = self._has_master(params[0])
+        whole = Batch(group, params, grads, states, ordinals, refusal=refusal, **extras)
         if is_for_native:
+            if self.max_grad_norm is None:
+                _take_local_shards(whole, keys)
             return self._flat_or_split(whole, keys)
         if any(grad.is_sparse for grad in grads):
             self._check_group(group)
+        if self.master_weights:
+            return self._split(whole, [refusal] * len(params))
         return [whole]
+
+    def _check_capture(self) -> None:
+        """Raise, as PyTorch does, if a step that is not capturable is captured into a graph."""
+        # PyTorch has renamed it.
+        names = ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
+        next(getattr(self, name) for name in names if hasattr(self, name))()
 
     def _must_check(self, group: dict[str, Any]) -> bool:
         """Does PyTorch check this group anew in its next step?"""
@@ -190,52 +235,58 @@ class FusedStep(torch.optim.Optimizer):
         columns = [[state.get(key) for state in whole.states] for key in keys]
         steps = whole.column("step") if self._has_steps else []
         whole.table = tensor_table.read(
-            [whole.params, whole.grads, *columns], steps, whole.ordinals, self.state_dtype
+            [whole.params, whole.grads, *columns],
+            steps,
+            whole.ordinals,
+            self.state_dtype,
+            whole.is_for_gpu,
         )
         if whole.table is not None:
             return [whole]
         if any(grad.is_sparse for grad in whole.grads):
             self._check_group(whole.group)
-        batches: dict[tuple, Batch] = {}
+        refusals = []
         for i, (param, grad, *entries) in enumerate(
             zip(whole.params, whole.grads, *columns, strict=True)
         ):
+            if self.master_weights and not self._has_master(param):
+                entries = [e for e, key in zip(entries, keys, strict=True) if key != MASTER]
             step = steps[i] if steps else None
-            refusal = tensor_table.refusal(param, grad, entries, step, self.state_dtype)
+            refusals.append(
+                tensor_table.refusal(
+                    param, grad, entries, step, self.state_dtype, _is_for_gpu(param)
+                )
+            )
+        return self._split(whole, refusals)
+
+    def _split(self, whole: Batch, refusals: list[str | None]) -> list[Batch]:
+        """Batches of one device, dtype and refusal each."""
+        batches: dict[tuple, Batch] = {}
+        for i, (param, refusal) in enumerate(zip(whole.params, refusals, strict=True)):
             key = (param.device, param.dtype, refusal)
             if key not in batches:
                 batches[key] = replace(
-                    whole, params=[], grads=[], states=[], ordinals=[], refusal=refusal
+                    whole,
+                    params=[],
+                    grads=[],
+                    states=[],
+                    ordinals=[],
+                    refusal=refusal,
+                    has_master=self._has_master(param),
+                    is_for_gpu=_is_for_gpu(param),
                 )
             batches[key].params.append(param)
-            batches[key].grads.append(grad)
+            batches[key].grads.append(whole.grads[i])
             batches[key].ordinals.append(whole.ordinals[i])
             if whole.states:
                 batches[key].states.append(whole.states[i])
         return list(batches.values())
 
-    @staticmethod
-    def _clip(batches: list[Batch], max_grad_norm: float) -> None:
-        """Give every batch the factor of `torch.nn.utils.clip_grad_norm_`.
-
-        Gradients in tables are summed in float64, in one sweep; the others by PyTorch.
-        """
-        tables = [batch.table for batch in batches if batch.table is not None]
-        others = [grad for batch in batches if batch.table is None for grad in batch.grads]
-        norm = torch.nn.utils.get_total_norm(others)
-        if tables:
-            square_sum = env.native().grad_square_sum_cpu(tables, threads())
-            norm = torch.tensor(math.sqrt(square_sum + norm.item() ** 2), dtype=torch.float64)
-        scale = batches[0].grad_scale
-        if scale is not None:
-            norm = norm / scale.to(norm.device)
-        clip = torch.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
-        for batch in batches:
-            batch.clip = clip
+    def _has_master(self, param: Tensor) -> bool:
+        return self.master_weights and param.dtype in (torch.bfloat16, torch.float16)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"max_grad_norm": self.max_grad_norm, "state_dtype": self.state_dtype}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN_OPTIONS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

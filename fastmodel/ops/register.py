@@ -7,7 +7,7 @@ reference, which is plain PyTorch: that gives second and higher derivatives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -95,20 +95,39 @@ def autograd_through_reference(target: torch._ops.OpOverload, reference: Callabl
     autograd(target, setup_context, backward)
 
 
-def autocast(target: torch._ops.OpOverload, dtype: torch.dtype | None = None) -> None:
-    """Under autocast, cast the floating arguments to `dtype` (None: the dtype of the autocast region)."""
+def autocast(
+    target: torch._ops.OpOverload,
+    dtype: torch.dtype | None = None,
+    device_types: Iterable[str] = tuple(_AUTOCAST_KEYS),
+    argument: int | None = None,
+    leading: int | None = None,
+) -> None:
+    """Under autocast, cast floating arguments before the call.
+
+    Args:
+        target: the op.
+        dtype: what they are cast to; None for the dtype of the autocast region.
+        device_types: where; elsewhere the op takes its arguments as they come.
+        argument: the position of the only one that is cast; None for all.
+        leading: how many arguments, from the first, are cast; None for all.
+    """
     name = target.name().removeprefix("fastmodel::")
-    for device_type, key in _AUTOCAST_KEYS.items():
-        _LIBRARY.impl(name, _autocast_kernel(target, device_type, key, dtype), key)
+    which = slice(0, leading) if argument is None else slice(argument, argument + 1)
+    for device_type in device_types:
+        kernel = _autocast_kernel(target, device_type, dtype, which)
+        _LIBRARY.impl(name, kernel, _AUTOCAST_KEYS[device_type])
 
 
-def _autocast_kernel(target, device_type: str, key: str, dtype: torch.dtype | None) -> Callable:
-    below = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+def _autocast_kernel(target, device_type: str, dtype: torch.dtype | None, which: slice) -> Callable:
+    key = getattr(torch._C.DispatchKey, _AUTOCAST_KEYS[device_type])
+    below = torch._C.DispatchKeySet(key)
 
     def kernel(*args):
         to = dtype if dtype is not None else torch.get_autocast_dtype(device_type)
+        cast = list(args)
+        cast[which] = [_cast(value, device_type, to) for value in args[which]]
         with torch._C._ExcludeDispatchKeyGuard(below):
-            return target(*[_cast(value, device_type, to) for value in args])
+            return target(*cast)
 
     return kernel
 

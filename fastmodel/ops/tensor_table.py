@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastmodel.env import native
-from fastmodel.ops.native import DTYPE_CODES
+from fastmodel.ops.native import DTYPE_CODES, GPU_DTYPE_CODES
 
 Table: TypeAlias = Any
 """fastmodel._C.TensorTable: addresses and sizes, good for the step it was read in and no longer."""
@@ -39,7 +39,7 @@ def _reader() -> Any:
 
 
 def _code(dtype: torch.dtype | None) -> int | None:
-    return None if dtype is None else DTYPE_CODES[dtype]
+    return None if dtype is None else GPU_DTYPE_CODES[dtype]
 
 
 def read_group(
@@ -49,6 +49,7 @@ def read_group(
     has_steps: bool,
     first_ordinal: int,
     state_dtype: torch.dtype | None,
+    is_for_gpu: bool,
 ) -> tuple[Table, list[Tensor], list[Tensor], list[dict[str, Any]], list[int]] | None:
     """The table of a group's parameters that have a gradient, in one walk of native code.
 
@@ -59,6 +60,7 @@ def read_group(
         has_steps: does each state hold a step count, too?
         first_ordinal: place of the group's first parameter among all of the optimizer.
         state_dtype: of the entries; None for the parameter's own.
+        is_for_gpu: do the kernels for GPUs, or their emulation, take the table?
 
     Returns:
         The table and the parameters, gradients, states and ordinals that it holds. None if a state or entry
@@ -66,7 +68,9 @@ def read_group(
     """
     if _EXCHANGE_API is None:
         return None
-    return _reader().read_group(params, states, keys, has_steps, first_ordinal, _code(state_dtype))
+    return _reader().read_group(
+        params, states, keys, has_steps, first_ordinal, _code(state_dtype), is_for_gpu
+    )
 
 
 def read(
@@ -74,17 +78,18 @@ def read(
     steps: list[Tensor],
     ordinals: Sequence[int],
     state_dtype: torch.dtype | None,
+    is_for_gpu: bool,
 ) -> Table | None:
     """The table of these tensors: columns params, grads and state entries, and the step counts.
 
     Returns:
-        None unless every row is flat as it stands: plain tensors on the CPU, of one dtype that kernels take
-        over all rows (state entries of state_dtype, if given), of the layout of their parameter, which is
-        dense; step counts float32 on the CPU.
+        None unless every row is flat as it stands: plain tensors on one device, of one dtype that kernels
+        take over all rows (state entries of state_dtype, if given), of the layout of their parameter, which
+        is dense; step counts float32 on the CPU, or all on that device.
     """
     if _EXCHANGE_API is None:
-        return _read_by_methods(columns, steps, ordinals, state_dtype)
-    return _reader().read_columns(columns, steps, ordinals, _code(state_dtype))
+        return _read_by_methods(columns, steps, ordinals, state_dtype, is_for_gpu)
+    return _reader().read_columns(columns, steps, ordinals, _code(state_dtype), is_for_gpu)
 
 
 def _read_by_methods(
@@ -92,14 +97,16 @@ def _read_by_methods(
     steps: list[Tensor],
     ordinals: Sequence[int],
     state_dtype: torch.dtype | None,
+    is_for_gpu: bool,
 ) -> Table | None:
     """`read` for a PyTorch without DLPack's exchange API (before 2.10): slower, tensor by tensor."""
     for i, row in enumerate(zip(*columns, strict=True)):
         step = steps[i] if steps else None
         is_flat = (
             all(entry is not None for entry in row)
-            and row[0].dtype == columns[0][0].dtype
-            and refusal(row[0], row[1], row[2:], step, state_dtype) is None
+            and (row[0].dtype, row[0].device) == (columns[0][0].dtype, columns[0][0].device)
+            and refusal(row[0], row[1], row[2:], step, state_dtype, is_for_gpu) is None
+            and (step is None or step.device == steps[0].device)
             and _is_dense(row[0])
             and strides_agree(row)
         )
@@ -110,8 +117,9 @@ def _read_by_methods(
         list(map(Tensor.data_ptr, steps)),
         list(map(Tensor.numel, columns[0])),
         ordinals,
-        DTYPE_CODES[columns[0][0].dtype],
+        _code(columns[0][0].dtype),
         _code(state_dtype),
+        not steps or steps[0].is_cpu,
     )
 
 
@@ -121,6 +129,7 @@ def refusal(
     entries: Sequence[Tensor | None],
     step: Tensor | None,
     state_dtype: torch.dtype | None,
+    is_for_gpu: bool,
 ) -> str | None:
     """Why native kernels do not take these tensors of one parameter, whatever their strides; None if they do.
 
@@ -130,12 +139,15 @@ def refusal(
         entries: its state's tensors; None for one that the step is to make.
         step: its step count, if it has one.
         state_dtype: of the entries; None for the parameter's own.
+        is_for_gpu: do the kernels for GPUs, or their emulation, take them?
     """
+    dtypes = GPU_DTYPE_CODES if is_for_gpu else DTYPE_CODES
     written = [param, *(entry for entry in entries if entry is not None)]
     for tensor in (grad, *written):
         if type(tensor) not in _PLAIN_TYPES:
             return f"a tensor is a {type(tensor).__name__}"
-        if tensor.layout != torch.strided or not tensor.is_cpu or tensor.dtype not in DTYPE_CODES:
+        is_there = tensor.device == param.device if is_for_gpu else tensor.is_cpu
+        if tensor.layout != torch.strided or not is_there or tensor.dtype not in dtypes:
             return f"a tensor is {tensor.dtype}, {tensor.layout}, on {tensor.device}".replace(
                 "torch.", ""
             )
@@ -149,9 +161,10 @@ def refusal(
         return "elements of a parameter or its state share memory"
     if step is not None and (
         type(step) not in _PLAIN_TYPES
-        or (step.dtype, step.device.type, step.numel()) != (torch.float32, "cpu", 1)
+        or (step.dtype, step.numel()) != (torch.float32, 1)
+        or not (step.is_cpu or (is_for_gpu and step.device == param.device))
     ):
-        return "a step count is no float32 tensor on the CPU"
+        return "a step count is no float32 tensor on the CPU or the parameter's device"
     return None
 
 
@@ -189,7 +202,12 @@ class Staging:
     resumed from another layout), copies in the parameter's layout stand in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, writes_grads: bool = False) -> None:
+        """
+        Args:
+            writes_grads: does the kernel write the gradients, too?
+        """
+        self._writes_grads = writes_grads
         self._written: list[tuple[Tensor, Tensor]] = []
 
     def read(
@@ -198,13 +216,20 @@ class Staging:
         steps: list[Tensor],
         ordinals: Sequence[int],
         state_dtype: torch.dtype | None,
+        is_for_gpu: bool = False,
     ) -> Table:
         """The table of these tensors or their stand-ins; none of them is refused."""
-        rows = [self._flat(*row) for row in zip(*columns, strict=True)]
-        table = read(list(map(list, zip(*rows, strict=True))), steps, ordinals, state_dtype)
+        rows = self.flat_rows(columns)
+        table = read(
+            list(map(list, zip(*rows, strict=True))), steps, ordinals, state_dtype, is_for_gpu
+        )
         assert table is not None
-        self._alive = rows
         return table
+
+    def flat_rows(self, columns: Sequence[list[Tensor]]) -> list[tuple[Tensor, ...]]:
+        """The rows of these tensors or their stand-ins, which live as long as this."""
+        self._alive = [self._flat(*row) for row in zip(*columns, strict=True)]
+        return self._alive
 
     def write_back(self) -> None:
         """Copy what the kernel wrote into the tensors that were stood in for."""
@@ -217,7 +242,10 @@ class Staging:
         for tensor, copy in zip((param, *entries), written, strict=True):
             if copy is not tensor:
                 self._written.append((tensor, copy))
-        return (written[0], self._stand_in(grad, like), *written[1:])
+        staged = self._stand_in(grad, like)
+        if self._writes_grads and staged is not grad and not is_expanded(grad):
+            self._written.append((grad, staged))
+        return (written[0], staged, *written[1:])
 
     def _stand_in(self, tensor: Tensor, like: Tensor) -> Tensor:
         if strides_agree((like, tensor)):

@@ -20,7 +20,7 @@ def assemble(model: nn.Module, sites: Sequence[Site], *, own_buffers: bool = Fal
         own_buffers: copy the buffers too.
     """
     copy = shared_clone(model, own_buffers=own_buffers)
-    by_owner: dict[str, list[functional.TracedPlace]] = {}
+    by_owner: dict[str, list[functional.TracedPlace | functional.JoinPlace]] = {}
     by_dynamo: dict[str, list[dynamo.DynamoPlace]] = {}
     for site in sites:
         if isinstance(site.target, sequential.SequentialPlace):

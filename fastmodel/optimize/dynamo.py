@@ -39,6 +39,9 @@ _FUNCTIONS: dict[str, Callable] = {
     "LinearTanh": fused_functions.linear_tanh,
     "LinearGELU": fused_functions.linear_gelu,
     "LinearSiLU": fused_functions.linear_silu,
+    "Linear": fused_functions.linear,
+    "LayerNorm": fused_functions.layer_norm,
+    "RMSNorm": fused_functions.rms_norm,
 }
 _ANCHORS: dict[Callable, tuple[int, int]] = {
     torch.conv2d: (7, 1),
@@ -46,6 +49,8 @@ _ANCHORS: dict[Callable, tuple[int, int]] = {
     F.linear: (3, 1),
     torch._C._nn.linear: (3, 1),
     F.batch_norm: (8, 3),
+    F.layer_norm: (5, 2),
+    F.rms_norm: (4, 2),
 }
 """The functions that anchors call: with how many arguments, and which of them is the weight."""
 
@@ -203,7 +208,8 @@ def fuse(
             arguments += [fused.pool_kernel_size, fused.pool_stride, fused.pool_padding]
         anchor.target = _FUNCTIONS[type(fused).__name__]
         anchor.args = tuple(arguments)
-        absorbed[-1].replace_all_uses_with(anchor)
+        if absorbed:
+            absorbed[-1].replace_all_uses_with(anchor)
         for node in reversed(absorbed):
             graph.erase_node(node)
     module.recompile()

@@ -14,7 +14,7 @@ from typing import Any
 from torch import fx, nn
 
 from fastmodel.ops.batch_norm_relu.module import forward_of as batch_norm_relu_forward
-from fastmodel.optimize import patterns, runs
+from fastmodel.optimize import joins, patterns, runs
 from fastmodel.optimize.forward import (
     FORWARD,
     Argument,
@@ -107,6 +107,41 @@ def find(
     return found
 
 
+@dataclass(frozen=True)
+class JoinPlace:
+    """All places of one op where values meet (joins.py), in one module's forward, in both modes."""
+
+    capture: Capture
+    op: str
+    pattern: str
+    count: int
+    modules: tuple[str, ...]
+    """Paths of the modules that are absorbed, below the owner."""
+
+
+def find_joins(model: nn.Module, captured: Capture) -> list[JoinPlace]:
+    """The joins of a captured forward, by op; those that both modes have alike."""
+    owner = model.get_submodule(captured.owner)
+    by_mode: list[dict[str, list[joins.Join]]] = []
+    for graph in captured.graphs.values():
+        by_op: dict[str, list[joins.Join]] = {}
+        for join in joins.find(graph, owner):
+            by_op.setdefault(join.op, []).append(join)
+        by_mode.append(by_op)
+    first, second = by_mode
+    return [
+        JoinPlace(
+            captured,
+            op,
+            found[0].pattern,
+            len(found),
+            tuple(dict.fromkeys(path for join in found for path in join.modules)),
+        )
+        for op, found in first.items()
+        if len(second.get(op, [])) == len(found)
+    ]
+
+
 def _matches(
     anchor: nn.Module, by_mode: dict[bool, Chain]
 ) -> dict[bool, patterns.Match] | patterns.Miss:
@@ -127,9 +162,11 @@ def _matches(
     return patterns.Miss(first.pattern, "what follows it differs between training and evaluation")
 
 
-def swap(model: nn.Module, places: Sequence[TracedPlace]) -> None:
+def swap(model: nn.Module, found: Sequence[TracedPlace | JoinPlace]) -> None:
     """Let one module of this copy of the model run its captured forward with these places fused."""
-    captured = places[0].capture
+    captured = found[0].capture
+    places = [place for place in found if isinstance(place, TracedPlace)]
+    joined = [place for place in found if isinstance(place, JoinPlace)]
     owner = model.get_submodule(captured.owner)
     label = f"fastmodel {type(owner).__name__}.forward"
     watched: dict[str, Watched] = {}
@@ -138,17 +175,22 @@ def swap(model: nn.Module, places: Sequence[TracedPlace]) -> None:
             if node.op == "call_module":
                 path = str(node.target)
                 watched[path] = Watched.of(path, owner.get_submodule(path))
+    for path in (path for place in joined for path in place.modules):
+        watched[path] = Watched.of(path, owner.get_submodule(path))
+    ops = [place.op for place in joined]
     functions = {
-        mode: _function(owner, graph, places, mode, label)
+        mode: _function(owner, graph, places, ops, mode, label)
         for mode, graph in captured.graphs.items()
     }
+    lines = [f"(fused) {place.path}: {place.match.pattern}" for place in places]
+    lines += [f"(fused) {place.pattern}: {place.op}" for place in joined]
     owner.__dict__[FORWARD] = Captured(
         captured.arguments,
         plain_attributes(owner),
         tuple(watched.values()),
         functions[True],
         functions[False],
-        "\n".join(f"(fused) {place.path}: {place.match.pattern}" for place in places),
+        "\n".join(lines),
     )
     owner.__class__ = captured_class(type(owner))  # type: ignore[arg-type]
 
@@ -174,7 +216,12 @@ def _absorbed(place: TracedPlace) -> list[fx.Node]:
 
 
 def _function(
-    owner: nn.Module, graph: fx.Graph, places: Sequence[TracedPlace], mode: bool, label: str
+    owner: nn.Module,
+    graph: fx.Graph,
+    places: Sequence[TracedPlace],
+    ops: Sequence[str],
+    mode: bool,
+    label: str,
 ) -> TracedFunction:
     """The graph with the places fused, as a Python function."""
     twin: dict[fx.Node, Any] = {}
@@ -189,9 +236,11 @@ def _function(
         # The fused call stands where the anchor stood: what is written to its input later stays later.
         stand_in = _stand_in(place.matches[mode], anchor)
         twin[chain.anchor].target = runs.keep(owner, stand_in)
-        absorbed[-1].replace_all_uses_with(twin[chain.anchor])
+        if absorbed:
+            absorbed[-1].replace_all_uses_with(twin[chain.anchor])
         for node in reversed(absorbed):
             copy.erase_node(node)
+    joins.rewrite(copy, owner, ops, lambda module: runs.keep(owner, module))
     runs.join(copy, owner)
     code = copy.python_code("self")
     return TracedFunction(code.src, code.globals, f"{label} {'train' if mode else 'eval'}")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fastmodel.optimize import patterns
+from fastmodel.optimize import joins, patterns
 
 _RELU_FUNCTIONS = (F.relu, torch.relu, torch.relu_)
 _RELU_METHODS = ("relu", "relu_")
@@ -56,12 +56,20 @@ def chain_of(owner: nn.Module, anchor: fx.Node, mode: bool | None = None) -> Cha
             steps.append(patterns.Step("fork", label))
             break
         step = _step(owner, readers[0], value, mode)
+        if step.kind == "activation" and step.label in joins.GATES and _is_gate(readers[0]):
+            step = patterns.Step("other", f"{step.label} * value")
         nodes.append(readers[0])
         steps.append(step)
         value = readers[0]
         if step.kind == "other" and value.op == "output":
             break
     return Chain(anchor, tuple(nodes), tuple(steps))
+
+
+def _is_gate(activation: fx.Node) -> bool:
+    """Is an activation's value read by one product alone: that of a gated unit?"""
+    readers = list(activation.users)
+    return len(readers) == 1 and joins.is_gate(readers[0], activation)
 
 
 def _step(

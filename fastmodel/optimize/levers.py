@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 import fastmodel.nn as fused_nn
 import fastmodel.optim as fused_optim
+from fastmodel import capture
 from fastmodel.errors import InputError
 from fastmodel.optimize.forward import ENTRY, Entry, captured_class, is_image, uncaptured
 from fastmodel.optimize.step import Training, as_kind
@@ -147,7 +148,19 @@ def _pull_compile(built: Built) -> Built:
 def _cuda_graph_refusal(subject: Subject) -> str | None:
     if subject.device.type != "cuda":
         return f"the model is on {subject.device.type}, which has no CUDA graphs"
-    return "not offered: a graph of the step fixes its shapes, and no run here has verified one"
+    if subject.training.loss is None or subject.training.optimizer is None:
+        return (
+            "a graph is of a whole step: fm.optimize_step, with a loss and an optimizer, tries it"
+        )
+    return capture.refusal_of(subject.model, subject.training.optimizer)
+
+
+def _pull_cuda_graph(built: Built) -> Built:
+    optimizer = built.training.optimizer
+    if optimizer is not None:  # one of its own: a capture makes its groups capturable
+        optimizer = as_kind(optimizer, type(optimizer))
+    training = replace(built.training, optimizer=optimizer, is_captured=True)
+    return replace(built, training=training)
 
 
 LEVERS: tuple[Lever, ...] = (
@@ -175,7 +188,11 @@ LEVERS: tuple[Lever, ...] = (
         is_default=False,
     ),
     Lever(
-        "cuda_graph", "the step as a CUDA graph", _cuda_graph_refusal, _as_it_is, is_default=False
+        "cuda_graph",
+        "the whole step as one CUDA graph, by fm.capture_step",
+        _cuda_graph_refusal,
+        _pull_cuda_graph,
+        is_default=False,
     ),
 )
 BY_NAME = {lever.name: lever for lever in LEVERS}

@@ -37,7 +37,7 @@ from fastmodel.progress import Progress
 from fastmodel.timing import now_s
 
 CHANNELS_LAST = "channels_last"
-_WHOLE = ("autocast", "compile")
+_WHOLE = ("autocast", "compile", "cuda_graph")
 """Levers that only the whole step can tell about, beside channels_last."""
 _SHARE_OF_TRIALS = 0.5
 """Of the budget, the most that candidates alone may take."""
@@ -304,7 +304,7 @@ class Selection:
                 found.append(Contribution(name, measured))
         return tuple(found)
 
-    def _step(self, choice: Choice) -> Callable[[], None]:
+    def _step(self, choice: Choice) -> Callable[[], object]:
         """One training step of the sandbox with these levers pulled."""
         model = assemble(self._sandbox.model, choice.sites)
         built = pull(Built(model, self._sandbox.training), choice.names)

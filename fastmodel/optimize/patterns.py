@@ -1,5 +1,7 @@
 """What can be fused: a Conv2d, Linear or BatchNorm2d, and the activation and max-pool or dropout after it.
 
+A Linear or a norm that nothing is fused with may have a twin of its own (`alone.py`).
+
 Sequences and graphs are both read as an anchor (the first of these) and the steps after it; `match` knows
 neither. max and ReLU commute, in value and in gradient (a window whose maximum is not positive passes none
 either way; among positive values ReLU keeps order and ties), so pool before ReLU is the same fused module.
@@ -11,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import nn
 
 import fastmodel.nn as fused_nn
+from fastmodel.optimize import alone
 
 # Activations that only a Linear takes in: the label of their step, the module, the fused module.
 LINEAR_ACTIVATIONS: dict[str, tuple[type[nn.Module], Any]] = {
@@ -30,6 +34,7 @@ FUSED = (
     *(fused for _, fused in LINEAR_ACTIVATIONS.values()),
     fused_nn.ConvReLU2d,
     fused_nn.ConvReLUMaxPool2d,
+    *alone.FUSED,
 )
 
 
@@ -61,6 +66,8 @@ class Match:
     """The anchor and what is absorbed, as the model has it."""
     pool_left: str | None = None
     """Why a pool that follows stays, where it does."""
+    otherwise: Miss | None = None
+    """Of a twin: what is said where it would be no faster."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,9 @@ class Miss:
 # Each with the buffers that it has.
 _ANCHOR_BUFFERS: dict[type[nn.Module], set[str]] = {
     nn.Conv2d: set(),
+    nn.LayerNorm: set(),
     nn.Linear: set(),
+    nn.RMSNorm: set(),
     nn.BatchNorm2d: {"running_mean", "running_var", "num_batches_tracked"},
 }
 _ANCHORS = tuple(_ANCHOR_BUFFERS)
@@ -112,7 +121,8 @@ def anchor_refusal(anchor: nn.Module) -> str | None:
     if type(anchor) not in _ANCHORS:
         return f"{type(anchor).__name__} is a subclass, its forward may differ"
     has_own_buffers = set(anchor._buffers) == _ANCHOR_BUFFERS[type(anchor)]
-    if set(anchor._parameters) != {"weight", "bias"} or not has_own_buffers or anchor._modules:
+    own = {"weight"} if type(anchor) is nn.RMSNorm else {"weight", "bias"}
+    if set(anchor._parameters) != own or not has_own_buffers or anchor._modules:
         return "it has state beyond weight and bias (weight norm, pruning or the like)"
     return "it has hooks" if has_hooks(anchor) else None
 
@@ -138,11 +148,24 @@ def step_of_module(module: nn.Module) -> Step:
         if type(module) is plain:
             is_inplace = getattr(module, "inplace", False)
             return activation_step(name, getattr(module, "approximate", "none"), is_inplace, hooked)
+    twin = _twin_activation(module)
+    if twin is not None:
+        return activation_step(twin, refusal=hooked)
     if type(module) is nn.MaxPool2d:
         return Step("pool", "MaxPool2d", hooked or pool_refusal(module), module, plain=module)
     if type(module) is nn.Dropout:
         return dropout_step(module.p, module.inplace, module.training, hooked)
     return Step("other", label)
+
+
+def _twin_activation(module: nn.Module) -> str | None:
+    """The activation that a module of transformers' own is, by name."""
+    kind = type(module)
+    if not kind.__module__.startswith("transformers.activations"):
+        return None
+    if kind.__name__ == "GELUActivation" and getattr(module, "act", None) is F.gelu:
+        return "GELU"
+    return "SiLU" if kind.__name__ == "SiLUActivation" else None
 
 
 def relu_step(is_inplace: bool = False, refusal: str | None = None) -> Step:
@@ -200,11 +223,19 @@ def match(
         steps: what follows, each the only reader of the one before; two are enough.
         training: the mode in which they follow; by default the anchor's.
     """
+    if isinstance(anchor, alone.NORMS):
+        refusal = anchor_refusal(anchor)
+        return Miss(type(anchor).__name__, refusal) if refusal is not None else _twin(anchor)
     is_activated = _is_linear_with_activation(anchor, steps)
     step_refusal = steps[0].refusal if is_activated else _relu_refusal(anchor, steps)
     refusal = anchor_refusal(anchor) or step_refusal
     if refusal is not None:
-        return Miss(describe(anchor, steps), refusal)
+        miss = Miss(describe(anchor, steps), refusal)
+        return (
+            _twin(anchor, miss)
+            if type(anchor) is nn.Linear and not anchor_refusal(anchor)
+            else miss
+        )
     if is_activated:
         _, fused = LINEAR_ACTIVATIONS[steps[0].label]
         return Match(describe(anchor, steps), 1, fused.from_torch, _plain(anchor, steps[:1]))
@@ -214,6 +245,12 @@ def match(
     if type(anchor) is nn.Linear:
         return _linear(anchor, steps, anchor.training if training is None else training)
     return _conv(anchor, steps)
+
+
+def _twin(anchor: nn.Module, otherwise: Miss | None = None) -> Match:
+    """What may stand in the place of the anchor alone."""
+    kind = type(anchor)
+    return Match(kind.__name__, 0, alone.TWINS[kind].make, _plain(anchor, ()), otherwise=otherwise)
 
 
 def _plain(anchor: nn.Module, steps: Sequence[Step]) -> nn.Sequential:

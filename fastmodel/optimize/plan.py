@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import pydantic
 from torch import nn
 
 from fastmodel.errors import InputError
@@ -119,6 +119,8 @@ class Plan:
         Raises:
             InputError: there is no such file, or it is no plan of this version.
         """
+        import pydantic
+
         try:
             found = _adapter().validate_json(Path(path).read_bytes())
         except OSError as error:
@@ -137,7 +139,10 @@ class Plan:
         return found
 
 
-def _adapter() -> pydantic.TypeAdapter:
+def _adapter() -> Any:
+    # Here, and not above: only who saves or loads a plan needs it.
+    import pydantic
+
     return pydantic.TypeAdapter(Plan)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from fastmodel.capture import CapturedStep, capture_step
 from fastmodel.errors import BackendError, InputError
 from fastmodel.optimize import levers as lever_table
 from fastmodel.optimize.assemble import assemble
@@ -38,6 +39,10 @@ class Step(NamedTuple):
     model: nn.Module
     loss: Any
     optimizer: torch.optim.Optimizer
+
+    def capture(self, example_batch: tuple[Any, Any]) -> CapturedStep:
+        """`fm.capture_step` of these parts: the step where the plan has pulled `cuda_graph`."""
+        return capture_step(self.model, self.loss, self.optimizer, example_batch)
 
 
 def optimize(
@@ -183,6 +188,12 @@ def _measured(
     _check_gradients(model)
     sites = [row for row in rows if isinstance(row, Site)]
     left = [row for row in rows if isinstance(row, Place)]
+    left += [
+        replace(s.place, replacement=None, capture="none", reason=f"not tried: {s.why_not_alone}")
+        for s in sites
+        if s.why_not_alone is not None
+    ]
+    sites = [site for site in sites if site.why_not_alone is None]
     sites, dropped = _keep_those_that_agree(subject.model, sites, subject.examples)
     with _progress(options.progress) as progress:
         request = Request(

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from fastmodel.errors import InputError
-from fastmodel.optimize import dynamo, functional, patterns, sequential
+from fastmodel.optimize import alone, dynamo, functional, patterns, sequential
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.plan import Place
 from fastmodel.optimize.select import Candidate
 from fastmodel.optimize.traced import UntraceableError
 from fastmodel.optimize.trial import Call, Examples, Observation
 
-Target = sequential.SequentialPlace | functional.TracedPlace | dynamo.DynamoPlace
+AnchorTarget = sequential.SequentialPlace | functional.TracedPlace | dynamo.DynamoPlace
+Target = AnchorTarget | functional.JoinPlace
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Site:
     place: Place
     candidate: Candidate
     anchor: str
-    """Qualified name of the Conv2d, Linear or BatchNorm2d."""
+    """Qualified name of the module that starts it, or whose forward the values meet in."""
     caller: str | None
     """Qualified name of the module that calls it."""
     ordinal: int
     """Which of that caller's calls it is."""
+    why_not_alone: str | None = None
+    """Why it cannot be tried alone; None where it can."""
 
 
 class Finder:
@@ -48,6 +52,48 @@ class Finder:
                 for row in self._rows_of(name, module):
                     if isinstance(row, Site) or patterns.is_listed(module, row.pattern):
                         yield row
+        for name in self._seen.counts:
+            yield from self._joined_rows(name)
+
+    def _joined_rows(self, name: str) -> Iterator[Site | Place]:
+        """The rows of the joins in one module's own forward."""
+        module = self._model.get_submodule(name)
+        if name not in self._captures and not _may_write_out_a_norm(module):
+            return
+        try:
+            found = functional.find_joins(self._model, self._capture(name))
+        except UntraceableError:
+            return
+        call = self._seen.firsts[name]
+        for place in found:
+            label = f"{name} ({place.pattern})" if name else place.pattern
+            refusal: str | None = "its input is not known"
+            dtype = _floating(call.dtype, module)
+            if dtype is not None and call.device is not None:
+                refusal = alone.no_kernel(place.op, dtype, call.device)
+            if refusal is not None:
+                yield Place(label, place.pattern, None, call.shape, refusal)
+                continue
+            plain = shared_clone(module, own_buffers=True)
+            fused = shared_clone(self._model, own_buffers=True)
+            functional.swap(fused, [place])
+            yield Site(
+                place,
+                Place(label, place.pattern, place.op, call.shape, "", "fx"),
+                Candidate(
+                    label,
+                    place.pattern,
+                    nn.Sequential(plain),
+                    fused.get_submodule(name),
+                    call.shape,
+                    call.dtype,
+                    call.device,
+                ),
+                name,
+                call.caller,
+                0,
+                None if self._seen.takes_one_tensor(name) else "its module takes several tensors",
+            )
 
     def _rows_of(self, name: str, anchor: nn.Module) -> Iterator[Site | Place]:
         calls = self._seen.calls.get(name, [])
@@ -130,13 +176,21 @@ class Finder:
         anchor: str,
         calls: list[Call],
         ordinal: int,
-        found: Target | patterns.Miss,
+        found: AnchorTarget | patterns.Miss,
     ) -> Iterator[Site | Place]:
         shape = _shape(calls, ordinal)
         if isinstance(found, patterns.Miss):
             yield Place(site, found.pattern, None, shape, found.reason)
             return
         match = found.match
+        if match.absorbs == 0:
+            call = calls[min(ordinal, len(calls) - 1)]
+            own = self._model.get_submodule(anchor)
+            refusal = alone.refusal(own, call.shape, call.dtype, call.device)
+            if refusal is not None:
+                left = match.otherwise or patterns.Miss(match.pattern, refusal)
+                yield Place(site, left.pattern, None, shape, left.reason)
+                return
         # With buffers of its own: in trials the statistics of a batch norm move, the model's are to stay.
         own = shared_clone(self._model.get_submodule(anchor), own_buffers=True)
         plain = nn.Sequential(own, *list(match.plain)[1:])
@@ -163,8 +217,25 @@ class Finder:
 _CAPTURES = {
     sequential.SequentialPlace: "sequential",
     functional.TracedPlace: "fx",
+    functional.JoinPlace: "fx",
     dynamo.DynamoPlace: "dynamo",
 }
+
+
+def _floating(dtype: torch.dtype | None, module: nn.Module) -> torch.dtype | None:
+    """The dtype that a module computes in: its input's, of integers (tokens) its first parameter's."""
+    if dtype is not None and dtype.is_floating_point:
+        return dtype
+    own = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(own, None)
+
+
+def _may_write_out_a_norm(module: nn.Module) -> bool:
+    """Has it a weight of one dimension, and nothing else? Llama's norm, for instance."""
+    weight = module._parameters.get("weight")
+    is_torchs = type(module).__module__.startswith("torch.")
+    is_alone = set(module._parameters) == {"weight"} and not module._modules
+    return is_alone and not is_torchs and weight is not None and weight.dim() == 1
 
 
 def _shape(calls: list[Call], ordinal: int) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fastmodel import capture
 from fastmodel.errors import InputError
 from fastmodel.optimize.trial import Examples
 
@@ -24,9 +25,11 @@ class Training:
     """Called as loss(output, targets); None sends fixed gradients into the model's outputs."""
     optimizer: torch.optim.Optimizer | None = None
     targets: Any = None
+    is_captured: bool = False
+    """Is the whole step one CUDA graph, where it can be captured?"""
 
 
-def step_of(model: nn.Module, examples: Examples, training: Training) -> Callable[[], None]:
+def step_of(model: nn.Module, examples: Examples, training: Training) -> Callable[[], object]:
     """A function that runs one training step: gradients to None, forward, backward, optimizer.
 
     Raises:
@@ -35,12 +38,14 @@ def step_of(model: nn.Module, examples: Examples, training: Training) -> Callabl
     grads: list[torch.Tensor] = []
     writes = _writes_to_its_inputs(model, examples)
 
-    def step() -> None:
+    def step() -> torch.Tensor | None:
         model.zero_grad(set_to_none=True)
         given = examples.fresh() if writes else examples
         output = model(*given.args, **given.kwargs)
+        loss = None
         if training.loss is not None:
-            training.loss(output, training.targets).backward()
+            loss = training.loss(output, training.targets)
+            loss.backward()
         else:
             ends = differentiable(output)
             if not grads:
@@ -49,7 +54,11 @@ def step_of(model: nn.Module, examples: Examples, training: Training) -> Callabl
             torch.autograd.backward(ends, grads)
         if training.optimizer is not None:
             training.optimizer.step()
+        return None if loss is None else loss.detach()
 
+    if training.is_captured and training.loss is not None and training.optimizer is not None:
+        refusal = capture.refusal_of(model, training.optimizer)
+        return capture.captured(step, model, training.optimizer, (), refusal)  # type: ignore[arg-type]
     return step
 
 

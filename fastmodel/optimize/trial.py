@@ -65,6 +65,13 @@ class Observation:
     """How often each module was called."""
     arguments: dict[str, tuple[tuple, dict[str, Any]]] = field(default_factory=dict)
     """Of each module's first call, an empty tensor in the place of each tensor."""
+    firsts: dict[str, Call] = field(default_factory=dict)
+    """Each module's first call."""
+
+    def takes_one_tensor(self, name: str) -> bool:
+        """Was a module called with one tensor, and nothing else?"""
+        args, kwargs = self.arguments[name]
+        return len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs
 
 
 def observe(model: nn.Module, examples: Examples) -> Observation:
@@ -74,10 +81,12 @@ def observe(model: nn.Module, examples: Examples) -> Observation:
     stack: list[str] = []
 
     def enter(name, module, args, kwargs):
+        x = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
+        facts = (None, None, None) if x is None else (tuple(x.shape), x.dtype, x.device)
+        call = Call(stack[-1] if stack else None, *facts)
+        seen.firsts.setdefault(name, call)
         if is_anchor(module):
-            x = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
-            facts = (None, None, None) if x is None else (tuple(x.shape), x.dtype, x.device)
-            seen.calls.setdefault(name, []).append(Call(stack[-1] if stack else None, *facts))
+            seen.calls.setdefault(name, []).append(call)
         seen.counts[name] = seen.counts.get(name, 0) + 1
         seen.arguments.setdefault(name, (tuple(map(_brief, args)), _brief_values(kwargs)))
         stack.append(name)

@@ -252,4 +252,5 @@ def test_the_test_set_is_touched_once_a_run_at_the_end(run, blobs, monkeypatch):
 
     monkeypatch.setattr(training, "evaluate", evaluate)
     run()
-    assert touched == ["validation", "validation", "test"] * 2
+    # Before training, after each of two epochs; and the test.
+    assert touched == [*["validation"] * 3, "test"] * 2

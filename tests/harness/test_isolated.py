@@ -133,10 +133,15 @@ def test_the_channel_carries_results_and_errors():
     child = Isolated("eager", SOURCE, OPTIONS)
     try:
         results = list(child.ask(training_run))
-        assert [type(result).__name__ for result in results] == ["Epoch", "Test", "Reading"]
+        assert [type(result).__name__ for result in results] == [
+            "Untrained",
+            "Epoch",
+            "Test",
+            "Reading",
+        ]
         with pytest.raises(ArmFailedError, match=r"eager failed: TypeError: .*positional argument"):
             list(child.ask(training_run, None, "one too many"))
-        assert len(list(child.ask(training_run))) == 3  # it lives on
+        assert len(list(child.ask(training_run))) == 4  # it lives on
     finally:
         child.close()
 

@@ -121,7 +121,7 @@ def test_what_an_optimizer_keeps_beside_tensors_is_rewound_too():
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = types.SimpleNamespace(state={weight: state})
     model = torch.nn.ParameterList([weight])
-    kept = Rewind(types.SimpleNamespace(model=model, optimizer=optimizer))
+    kept = Rewind(types.SimpleNamespace(model=model, optimizer=optimizer, schedule=None))
     for _ in range(2):
         state["step"] += 1
         state["history"][0] += 1

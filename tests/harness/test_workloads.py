@@ -6,9 +6,11 @@ import textwrap
 
 import pytest
 import torch
+from support.recorded_graph import RecordedGraph
 from torch import nn
 
 import fastmodel as fm
+from fastmodel import capture
 from fastmodel.errors import DataError, InputError
 from fastmodel.harness.workloads import (
     Optimizer,
@@ -84,6 +86,45 @@ def test_arms_start_from_the_same_weights_and_end_generator_alike(blobs, options
     assert len(set(draws)) == 1
 
 
+def test_arms_on_cuda(blobs):
+    arms = {arm.name: arm for arm in default_arms(blobs, with_compile=True, device="cuda:0")}
+    assert list(arms)[3:] == [
+        *("cuda-graph", "compile", "compile-reduce-overhead", "compile-max-autotune"),
+        "fastmodel",
+    ]
+    assert "fm.capture_step" in arms["fastmodel"].description
+    assert "fm.capture_step" not in default_arms(blobs)[-1].description
+    assert all(arms[name].is_isolated for name in arms if name.startswith("compile"))
+
+
+def test_a_compiled_arm_has_its_mode(blobs, options, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda m, **options: modes.append(options["mode"]) or m)
+    for arm in default_arms(blobs, with_compile=True, device="cuda"):
+        if arm.name.startswith("compile"):
+            arm.build(blobs, options)
+    assert modes == [None, "reduce-overhead", "max-autotune"]
+
+
+def test_a_graphed_loop_steps_as_the_loop_does(blobs, options, monkeypatch):
+    """Its eager step is the loop's own; over a recorded graph it is replayed from the fourth batch on."""
+    monkeypatch.setattr(capture, "refusal_of", lambda *_: None)
+    monkeypatch.setattr(capture, "CudaGraph", lambda device: RecordedGraph())
+    plain = default_arms(blobs)[1].build(blobs, options)
+    loop = default_arms(blobs)[1].build(blobs, options)
+    loop.replay(blobs.train.head(8))
+    for start in range(6):
+        batch = blobs.train.inputs[start : start + 8], blobs.train.targets[start : start + 8]
+        losses = []
+        for each in (loop, plain):
+            torch.manual_seed(start)  # of the dropout
+            losses.append(each.step(*batch))
+        torch.testing.assert_close(*losses)
+    assert loop._train.replayed_steps == 3
+    for a, b in zip(loop.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_arms_differ_as_they_say(blobs, options, stand_ins):
     arms = {arm.name: arm for arm in default_arms(blobs)}
     assert list(arms) == ["eager", "eager-fused", "channels_last", "fastmodel"]
@@ -102,7 +143,7 @@ def test_compile_is_an_arm_where_it_is_asked_for(blobs, options, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda it, **how: compiled.append((it, how)) or it)
     loop = arms["compile"].build(blobs, options)
-    assert compiled == [(loop.model, {"dynamic": False})]
+    assert compiled == [(loop.model, {"dynamic": False, "mode": None})]
     assert loop.memory_format == torch.channels_last
     assert loop.optimizer.defaults["fused"] is True and not arms["compile"].is_optimized
 

@@ -276,8 +276,10 @@ def test_clip_and_scaler():
 
 def test_errors():
     params = optimizers.parameters((2,))
-    for bad in (torch.float16, torch.float32, "bfloat16"):
-        with pytest.raises(fm.errors.InputError, match=r"pass torch\.bfloat16, or None") as raised:
+    for bad in (torch.float16, torch.float64, "bfloat16"):
+        with pytest.raises(
+            fm.errors.InputError, match=r"pass torch\.bfloat16, torch\.float32, or None"
+        ) as raised:
             optimizer_of(params, state_dtype=bad)
         assert "\n" not in str(raised.value)
     for option in ({"foreach": True}, {"foreach": False}, {"fused": False}, {"capturable": True}):

@@ -280,3 +280,16 @@ def test_bad_input(args, words):
 def test_a_module_refuses_a_bad_p():
     with pytest.raises(fm.errors.InputError, match="p must be between"):
         fm.nn.LinearReLUDropout(3, 2, p=-0.1)
+
+
+def test_the_mask_is_pytorchs_where_a_graph_is_recorded(monkeypatch):
+    """A seed drawn on the host would be one mask for all replays."""
+    monkeypatch.setattr("fastmodel.ops.native.is_captured", lambda x: True)
+    x, weight = torch.randn(9, 5), torch.randn(64, 5, requires_grad=True)
+    torch.manual_seed(1)
+    out = fm.functional.linear_relu_dropout(x, weight, None, 0.5)
+    torch.manual_seed(1)
+    expected = F.dropout(torch.relu(F.linear(x, weight)), 0.5)
+    torch.testing.assert_close(out, expected)
+    (grad,) = torch.autograd.grad(out.sum(), weight)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected.sum(), weight)[0])

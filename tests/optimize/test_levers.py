@@ -9,13 +9,17 @@ import pytest
 import torch
 from support import zoo
 from support.by_rule import by_rule
+from support.recorded_graph import RecordedGraph
 from torch import nn
 
 import fastmodel as fm
+from fastmodel import capture
 from fastmodel.optimize import levers, measured, trials
 from fastmodel.optimize.evidence import Measurement
 from fastmodel.optimize.levers import Built, pull
-from fastmodel.optimize.step import Training
+from fastmodel.optimize.run import Step
+from fastmodel.optimize.step import Training, step_of
+from fastmodel.optimize.trial import Examples
 
 FAST = Measurement(2e-3, 1e-3, 2.0, 1.9, 2.1, 8)
 
@@ -96,3 +100,50 @@ class TestCompile:
         (lever,) = plan.levers
         assert not lever.is_pulled and "nn.Sequential.compile() compiles nothing" in lever.reason
         assert not compiled
+
+
+class TestCudaGraph:
+    def subject(self, training, device="cuda"):
+        return levers.Subject(nn.Linear(2, 1), None, training, None, torch.device(device))
+
+    def training(self):
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+        return model, Training(nn.MSELoss(), optimizer, torch.zeros(3, 1))
+
+    def test_what_it_needs(self, monkeypatch):
+        refusal = levers.BY_NAME["cuda_graph"].refusal
+        _, training = self.training()
+        assert "has no CUDA graphs" in refusal(self.subject(training, "cpu"))
+        assert "optimize_step" in refusal(self.subject(Training()))
+        assert "optimize_step" in refusal(self.subject(Training(nn.MSELoss())))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert refusal(self.subject(training)) == "no CUDA device"
+        monkeypatch.setattr(capture, "refusal_of", lambda *_: None)
+        assert refusal(self.subject(training)) is None
+
+    def test_a_captured_step_trains_as_the_plain_one_does(self, monkeypatch):
+        monkeypatch.setattr(capture, "refusal_of", lambda *_: None)
+        monkeypatch.setattr(capture, "CudaGraph", lambda device: RecordedGraph())
+        examples = Examples((torch.randn(3, 2),), {})
+        found = []
+        for names in ((), ("cuda_graph",)):
+            torch.manual_seed(0)
+            model, training = self.training()
+            built = pull(Built(model, training), names)
+            step = step_of(built.model, examples, built.training)
+            for _ in range(6):
+                step()
+            found.append((model, training, step))
+        (plain, _, _), (model, training, step) = found
+        assert step.replayed_steps == 3
+        for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+        assert not training.optimizer.param_groups[0]["capturable"]  # what was given is not changed
+
+    def test_the_step_as_one_call(self):
+        model, training = self.training()
+        batch = torch.randn(3, 2), torch.zeros(3, 1)
+        step = Step(model, training.loss, training.optimizer).capture(batch)
+        before = model.weight.clone()
+        assert step(*batch).dim() == 0 and not torch.equal(before, model.weight)

@@ -52,16 +52,17 @@ def _is_fused(op: OpUnderTest, args: tuple, backend: str | None) -> bool:
         return dispatch.choose(op.name, "forward", *args).__name__ == "forward_cpu"
 
 
-def check_layouts(op: OpUnderTest, backend: str | None, extra: tuple) -> None:
+def check_layouts(op: OpUnderTest, backend: str | None, extra: tuple, device: str = "cpu") -> None:
     """x, weight and the incoming gradient contiguous or channels_last, in every combination.
 
     The values are eighths, so that sums are exact in float32: equal maxima are equal in float64 too.
     """
     formats = (torch.contiguous_format, torch.channels_last)
     for x_format, weight_format, grad_format in itertools.product(formats, repeat=3):
-        x = _eighths(2, 5, 9, 8).contiguous(memory_format=x_format)
-        weight = _eighths(18, 5, 3, 3).contiguous(memory_format=weight_format)
-        args = (x, weight, _eighths(18), (1, 1), (1, 1), (1, 1), 1, *extra)
+        x = _eighths(2, 5, 9, 8).to(device).contiguous(memory_format=x_format)
+        weight = _eighths(18, 5, 3, 3).to(device).contiguous(memory_format=weight_format)
+        bias = _eighths(18).to(device)
+        args = (x, weight, bias, (1, 1), (1, 1), (1, 1), 1, *extra)
 
         with fm.use_backend(backend):
             found = _with_gradient_in(grad_format, op.face, op_checks.leaves(args))

@@ -54,17 +54,17 @@ def backends(op: str) -> list[str]:
     """The backends with an available row for every pass of the op."""
     by_pass: dict[str, set[str]] = {}
     for row in table.ROWS:
-        if row.op == op and row.available:
+        if row.op == op and row.available and row.takes("cpu", torch.float32) is None:
             by_pass.setdefault(row.pass_, set()).add(row.backend)
     return sorted(set.intersection(*by_pass.values()))
 
 
-def serves(op: str, backend: str, dtype: torch.dtype) -> bool:
-    """Does the table list a kernel of this backend and dtype for every pass?"""
+def serves(op: str, backend: str, dtype: torch.dtype, device_type: str = "cpu") -> bool:
+    """Does the table list a kernel of this backend, dtype and device for every pass?"""
     passes = {row.pass_ for row in table.ROWS if row.op == op}
     return all(
         any(
-            row.backend == backend and row.takes("cpu", dtype) is None
+            row.backend == backend and row.takes(device_type, dtype, by_name=True) is None
             for row in table.rows_of(op, p)
         )
         for p in passes
@@ -90,7 +90,7 @@ def leaves(args: tuple, dtype: torch.dtype | None = None) -> tuple:
 def gradient_like(out: torch.Tensor, name: str) -> torch.Tensor:
     """A fixed random incoming gradient, exact in every dtype so that all runs get the same."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    return torch.randint(-16, 17, out.shape, generator=generator).to(out.dtype) / 8
+    return torch.randint(-16, 17, out.shape, generator=generator).to(out.device, out.dtype) / 8
 
 
 def run_with_gradients(call: Callable, args: tuple, name: str) -> list[torch.Tensor]:
@@ -122,9 +122,9 @@ def check_against_float64(op: OpUnderTest, case: Case, backend: str | None, dtyp
 
     A named backend that has no kernel of this dtype is skipped.
     """
-    if backend is not None and not serves(op.name, backend, dtype):
-        pytest.skip(f"{backend} has no {dtype} kernel of {op.name}")
     args = op.leaves(case.make(dtype))
+    if backend is not None and not serves(op.name, backend, dtype, args[0].device.type):
+        pytest.skip(f"{backend} has no {dtype} kernel of {op.name}")
     with fm.use_backend(backend):
         found = run_with_gradients(op.face, args, case.name)
     expected = run_with_gradients(op.plain, op.leaves(args, torch.float64), case.name)
@@ -140,7 +140,7 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
 
     The gaps hold NaN, so that a kernel which reads or assumes neighbours shows.
     """
-    buffer = torch.full((*reversed(tensor.shape), 2), torch.nan).to(tensor.dtype)
+    buffer = torch.full((*reversed(tensor.shape), 2), torch.nan).to(tensor)
     view = buffer[..., 0].permute(tuple(reversed(range(tensor.dim()))))
     return view.copy_(tensor)
 

@@ -46,18 +46,19 @@ def check_max_grad_norm(opt, max_grad_norm, dtype) -> None:
     assert ours.max_grad_norm == max_grad_norm and "max_grad_norm" not in ours.param_groups[0]
 
 
-def check_grad_scaler(opt, is_fused, max_grad_norm) -> None:
+def check_grad_scaler(opt, is_fused, max_grad_norm, device="cpu") -> None:
     """GradScaler unscales, and leaves out the step whose gradients are not finite, as with PyTorch's."""
     params = parameters((21,), (5, 2))
     twins = twins_of(params)
     fused = {"fused": True} if is_fused else {}
     ours = opt.make(params, max_grad_norm=max_grad_norm, **fused, **opt.full)
     plain = opt.theirs(twins, lr=LR, **fused, **opt.full)
-    scalers = [torch.amp.GradScaler("cpu", init_scale=1024.0) for _ in range(2)]
+    scalers = [torch.amp.GradScaler(device, init_scale=1024.0) for _ in range(2)]
     for step in range(4):
         for scaler, model, optimizer in zip(scalers, (params, twins), (ours, plain), strict=True):
             generator = torch.Generator().manual_seed(step)
-            loss = sum((p * torch.randn(p.shape, generator=generator)).sum() for p in model)
+            factors = [torch.randn(p.shape, generator=generator, device="cpu") for p in model]
+            loss = sum((p * f.to(device)).sum() for p, f in zip(model, factors, strict=True))
             optimizer.zero_grad()
             scaler.scale(loss * (math.inf if step == 1 else 1.0)).backward()
             if optimizer is plain and max_grad_norm is not None:

@@ -34,12 +34,20 @@ class OptimizerUnderTest:
 
 
 def randn(seed: int, *shape: int, dtype=torch.float32) -> Tensor:
+    """The same values on every device, on the default one."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    return values.to(torch.get_default_device(), dtype)
 
 
 def parameters(*shapes: tuple[int, ...], dtype=torch.float32) -> list[nn.Parameter]:
     return [nn.Parameter(randn(i, *shape, dtype=dtype)) for i, shape in enumerate(shapes)]
+
+
+def here(params: list[nn.Parameter], grads: list[Tensor]) -> tuple[list, list]:
+    """A case's parameters and gradients on the default device."""
+    device = torch.get_default_device()
+    return [nn.Parameter(p.detach().to(device)) for p in params], [g.to(device) for g in grads]
 
 
 def twins_of(params: list[nn.Parameter], dtype: torch.dtype | None = None) -> list[nn.Parameter]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fastmodel.harness.cost import JOULES_PER_KWH
-from fastmodel.harness.records import Arm, Report
+from fastmodel.harness.records import Arm, Interval, Report
 
 from . import format as fmt
 from .roles import baseline_arm, optimized_arm, ordered_arms, why
@@ -79,6 +79,7 @@ def arms(report: Report) -> Table:
     rows = [
         row("What it is", lambda arm: Cell(fmt.clean(arm.description), is_prose=True)),
         row("Throughput, samples/s", _throughput),
+        *(_token_rows(report, row, value) if report.workload.tokens_per_sample else []),
         row("Ratio to best PyTorch arm", lambda arm: _ratio(report, arm)),
         row("Epochs trained", _epoch_count),
         row("Validation accuracy", _validation_accuracy),
@@ -116,15 +117,42 @@ def arms(report: Report) -> Table:
     )
 
 
+def _token_rows(
+    report: Report,
+    row: Callable[[str, Callable[[Arm], Cell]], list[Cell]],
+    value: Callable[[str, str, Callable[..., str]], list[Cell]],
+) -> list[list[Cell]]:
+    """What is said of a language model alone."""
+    rows = [row("Throughput, tokens/s", _token_rate)]
+    for label, name in (
+        ("Model FLOPs utilization, of the measured peak", "utilization_of_measured_peak"),
+        ("Model FLOPs utilization, of the quoted peak", "utilization_of_quoted_peak"),
+    ):
+        rows.append(value(label, name, fmt.percent))
+    if report.workload.bytes_per_target is not None:
+        rows += [
+            value("Validation bits per byte", "validation_bits_per_byte", fmt.loss),
+            value("The same before training", "untrained_bits_per_byte", fmt.loss),
+        ]
+    return rows
+
+
 def _field(record: Arm, name: str, show: Callable[..., str]) -> Cell:
     value = getattr(record, name)
     return missing(why(record.missing, name)) if value is None else Cell(show(value))
 
 
 def _throughput(arm: Arm) -> Cell:
-    interval = arm.throughput_samples_per_s
+    return _rate(arm, arm.throughput_samples_per_s, "throughput_samples_per_s")
+
+
+def _token_rate(arm: Arm) -> Cell:
+    return _rate(arm, arm.throughput_tokens_per_s, "throughput_tokens_per_s")
+
+
+def _rate(arm: Arm, interval: Interval | None, name: str) -> Cell:
     if interval is None:
-        return missing(why(arm.missing, "throughput_samples_per_s"))
+        return missing(why(arm.missing, name))
     low, high = map(fmt.throughput, interval.ci95)
     return Cell(fmt.throughput(interval.estimate), f"{low}{fmt.TO}{high}")
 

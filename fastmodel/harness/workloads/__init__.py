@@ -2,6 +2,7 @@
 
 from fastmodel.harness.workloads.arms import Arm, Loop, default_arms
 from fastmodel.harness.workloads.protocol import (
+    AUTOCAST,
     SCHEDULES,
     Optimizer,
     Options,
@@ -10,15 +11,18 @@ from fastmodel.harness.workloads.protocol import (
     endless_batches,
     epoch_batches,
 )
+from fastmodel.harness.workloads.recipe import Recipe
 from fastmodel.harness.workloads.registry import WORKLOADS, make
 
 __all__ = [
+    "AUTOCAST",
     "SCHEDULES",
     "WORKLOADS",
     "Arm",
     "Loop",
     "Optimizer",
     "Options",
+    "Recipe",
     "Split",
     "Workload",
     "default_arms",

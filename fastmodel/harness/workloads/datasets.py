@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from fastmodel.errors import DataError
 
@@ -82,6 +81,8 @@ def find_mnist() -> Path | None:
 
 def cache_directory() -> Path:
     """Where downloads are kept."""
+    import platformdirs  # needed by downloads alone
+
     return Path(platformdirs.user_cache_dir("fastmodel"), "mnist")
 
 

@@ -16,14 +16,16 @@ import torch
 from torch import nn
 
 SCHEDULES = ("none", "cosine", "step")
+AUTOCAST = {"none": None, "bfloat16": torch.bfloat16}
+"""What forward and loss run under, by the name that is typed."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What the command line asked for.
 
-    `lr` is None where it was not given: the workload then uses its own. `data` is the directory of
-    the data set, None to have it found.
+    `lr`, `accumulation` and `autocast` are None where they were not given: the workload then uses its own.
+    `data` is the directory of the data set, None to have it found.
     """
 
     batch_size: int = 64
@@ -33,6 +35,10 @@ class Options:
     schedule: str = "none"
     data: Path | None = None
     device: str = "cpu"
+    accumulation: int | None = None
+    """Parts that each batch is cut into."""
+    autocast: str | None = None
+    """A name in AUTOCAST."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ class Workload(Protocol):
 
     Everything here is plain PyTorch; the arms decide what runs in its place. `model` is called right
     after the random generators were seeded, so that every arm starts from the same weights.
+
+    Beside these it may have, and is used where it has: `recipe` (recipe.py), `tokens_per_sample`,
+    `flops_per_sample` (of a training step, for the utilization) and `bytes_per_target` (for bits per byte).
     """
 
     name: str

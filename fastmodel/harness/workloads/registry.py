@@ -8,16 +8,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastmodel.errors import FastmodelError, InputError
+from fastmodel.harness.workloads import gpt
 from fastmodel.harness.workloads.cifar_resnet import CifarResnet
 from fastmodel.harness.workloads.mnist_cnn import MnistCnn
 from fastmodel.harness.workloads.protocol import Options, Split, Workload, missing_members
+from fastmodel.harness.workloads.recipe import recipe_of
 from fastmodel.harness.workloads.recsys import Recsys
 
-WORKLOADS: dict[str, type[MnistCnn] | type[CifarResnet] | type[Recsys]] = {
+WORKLOADS: dict[str, type[MnistCnn] | type[CifarResnet] | type[Recsys] | type[gpt.GptWorkload]] = {
     "mnist-cnn": MnistCnn,
     "cifar-resnet": CifarResnet,
     "recsys": Recsys,
+    "gpt": gpt.GptNano,
+    "gpt-llama": gpt.GptNanoLlama,
+    "gpt-mini": gpt.GptMini,
+    "gpt-small": gpt.GptSmall,
+    "gpt-small-llama": gpt.GptSmallLlama,
 }
+BATCH_SIZE = 64
+
+
+def batch_size(name: str) -> int:
+    """The batch size of the workload called `name`, where none is asked for."""
+    return getattr(WORKLOADS.get(name), "batch_size", BATCH_SIZE)
 
 
 def make(name: str, options: Options) -> Workload:
@@ -85,6 +98,7 @@ def _check(name: str, workload: Workload, options: Options) -> None:
             f"batch size {options.batch_size} is larger than the training set of "
             f"{len(workload.train)} samples; choose a smaller --batch-size"
         )
+    recipe_of(workload, options)
 
 
 def _one_line(error: Exception) -> str:

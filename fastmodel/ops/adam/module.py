@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastmodel.errors import InputError
-from fastmodel.ops.adam import native_kernel
+from fastmodel.ops.adam.state import keys
+from fastmodel.ops.batch import AVERAGE, MASTER
 from fastmodel.ops.optimizers import FusedStep, checked_max_grad_norm
 
 _MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+_STATE_DTYPES = (torch.bfloat16, torch.float32)
 
 
 class _AdamStep(FusedStep):
     _op = "adam"
     _has_steps = True
 
+    def _take_own_options(
+        self,
+        max_grad_norm: float | None,
+        state_dtype: torch.dtype | None,
+        master_weights: bool,
+        ema_decay: float | None,
+        **pytorchs: Any,
+    ) -> None:
+        """Check and keep what PyTorch's optimizers have not; `pytorchs` are options that may not go along."""
+        op = type(self).__name__
+        self.max_grad_norm = checked_max_grad_norm(op, max_grad_norm)
+        if state_dtype not in (None, *_STATE_DTYPES):
+            raise InputError(
+                f"{op}: state_dtype is {state_dtype}; pass torch.bfloat16, torch.float32, or None"
+            )
+        if master_weights and state_dtype == torch.bfloat16:
+            raise InputError(
+                f"{op}: master_weights= keeps float32 moments, state_dtype= asks for bfloat16; leave one out"
+            )
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise InputError(
+                f"{op}: ema_decay is {ema_decay!r}; pass a number from 0 below 1, or None"
+            )
+        own = {
+            "state_dtype": state_dtype is not None,
+            "master_weights": master_weights,
+            "ema_decay": ema_decay is not None,
+        }
+        if state_dtype != torch.bfloat16:
+            pytorchs.pop("capturable")
+        pytorchs["foreach"] = pytorchs["foreach"] is not None
+        pytorchs["fused"] = pytorchs["fused"] is False
+        for asked in (name for name, is_set in own.items() if is_set):
+            for name in (name for name, is_asked_for in pytorchs.items() if is_asked_for):
+                raise InputError(
+                    f"{op}: {name}= asks for PyTorch's own step, which has no {asked}; leave one out"
+                )
+        self.state_dtype = torch.float32 if master_weights else state_dtype
+        self.master_weights = master_weights
+        self.ema_decay = ema_decay
+
     def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return native_kernel.keys(group)
+        has_masters = self.master_weights and any(map(self._has_master, group["params"]))
+        return keys(group, has_masters, self.ema_decay)
 
     def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
         if not params[0].is_cpu:
-            self._accelerator_graph_capture_health_check()
+            self._check_capture()
         states = list(map(self.state.__getitem__, params))
         if not all(states) or group["foreach"]:
             if self.state_dtype is not None:
                 self._make_states(group, params, states)
             self._check_group(group)
+        if self.master_weights or self.ema_decay is not None:
+            self._make_extras(params, states)
         return states
+
+    def _make_extras(self, params: list[Tensor], states: list[dict[str, Any]]) -> None:
+        for param, state in zip(params, states, strict=True):
+            if self._has_master(param) and MASTER not in state:
+                state[MASTER] = param.detach().float()
+            if self.ema_decay is not None and AVERAGE not in state:
+                dtype = self.state_dtype or param.dtype
+                state[AVERAGE] = param.detach().to(dtype, copy=True)
 
     def _make_states(
         self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]
@@ -41,7 +96,7 @@ class _AdamStep(FusedStep):
             if not state:
                 device = param.device if group["fused"] or group["capturable"] else "cpu"
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-                for key in self._keys(group):
+                for key in keys(group):
                     state[key] = torch.zeros_like(
                         param, dtype=self.state_dtype, memory_format=torch.preserve_format
                     )
@@ -57,44 +112,31 @@ class _AdamStep(FusedStep):
                 for key in entries.keys() & _MOMENTS:
                     entries[key] = entries[key].to(self.state_dtype)
 
-
-def _checked_state_dtype(
-    op: str,
-    value: torch.dtype | None,
-    *,
-    foreach: bool | None,
-    fused: bool | None,
-    capturable: bool,
-    differentiable: bool,
-) -> torch.dtype | None:
-    if value is None:
-        return None
-    if value != torch.bfloat16:
-        raise InputError(f"{op}: state_dtype is {value}; pass torch.bfloat16, or None")
-    pytorchs = {
-        "foreach": foreach is not None,
-        "fused": fused is False,
-        "capturable": capturable,
-        "differentiable": differentiable,
-    }
-    for name, is_asked_for in pytorchs.items():
-        if is_asked_for:
-            raise InputError(
-                f"{op}: {name}= asks for PyTorch's own step, which has no state_dtype; leave one out"
-            )
-    return value
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer.load_state_dict`; entries wider than their parameter keep their bits."""
+        super().load_state_dict(state_dict)
+        saved = itertools.chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+        params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
+        for name, param in zip(saved, params, strict=True):
+            entries = self.state.get(param, {})
+            for key in entries.keys() & (_MOMENTS | {MASTER, AVERAGE}):
+                value = state_dict["state"][name][key]
+                dtype = value.dtype if key == MASTER else self.state_dtype
+                if dtype is not None and value.dtype != param.dtype:
+                    entries[key] = value.to(param.device, dtype, copy=True)
 
 
 class Adam(_AdamStep, torch.optim.Adam):
     """`torch.optim.Adam` whose step is one pass over memory, with gradient clipping folded in.
 
     Arguments, state and state_dict are those of `torch.optim.Adam`; a state_dict saved by either loads into
-    the other. float32 and bfloat16 parameters on the CPU are stepped by fastmodel's kernel (bfloat16 with
-    float32 arithmetic, each result rounded once), all else by PyTorch's own step. `foreach=True` or False,
-    and `fused=False`, ask for one of PyTorch's implementations and get it.
+    the other. float32 and bfloat16 parameters on the CPU, and float16 ones too on an NVIDIA GPU, are stepped
+    by fastmodel's kernels (with float32 arithmetic, each result rounded once), all else by PyTorch's own
+    step. `foreach=True` or False, and `fused=False`, ask for one of PyTorch's implementations and get it.
 
     Args:
-        params: as in `torch.optim.Adam`, as are the others but the last two.
+        params: as in `torch.optim.Adam`, as are the others but the last four.
         max_grad_norm: clip the gradients of all parameters of this optimizer together to this norm, as
             `torch.nn.utils.clip_grad_norm_` followed by a step; None for no clipping. It costs one more read
             of the gradients; `.grad` is left unclipped. It is no part of the state_dict: pass it again when
@@ -107,13 +149,21 @@ class Adam(_AdamStep, torch.optim.Adam):
             that share of their length, and runs depend on the seed. The random bits come from
             `torch.initial_seed()`, the step count, the parameter's place and the element's: deterministic
             under `torch.manual_seed`, independent of the number of threads, with nothing to save, and the
-            global generator is not advanced. Replicas of one model must share the seed. It is no part of the
-            state_dict: pass it again when resuming; a state that is loaded is converted. None for PyTorch's
-            choice, the parameter's own dtype.
+            global generator is not advanced. Replicas of one model must share the seed. torch.float32 keeps
+            the moments of bfloat16 and float16 parameters in float32. It is no part of the state_dict: pass
+            it again when resuming; a state that is loaded is converted. None for PyTorch's choice, the
+            parameter's own dtype.
+        master_weights: keep bfloat16 and float16 parameters in float32 too, in the state as "master_param",
+            with float32 moments: a step changes that copy, and writes its rounded value into the parameter in
+            the same pass. Pass it again when resuming.
+        ema_decay: keep the exponential moving average of every parameter's values, in the state as
+            "ema_param", in the same pass: average = ema_decay * average + (1 - ema_decay) * value. It begins
+            as the value at the first step. Pass it again when resuming. None for no average.
 
     Raises:
-        InputError: max_grad_norm is not above 0; state_dtype is neither None nor bfloat16, or comes with an
-            option that asks for PyTorch's own implementation.
+        InputError: max_grad_norm is not above 0; state_dtype is neither None nor bfloat16 or float32;
+            ema_decay is outside [0, 1); or one of these or master_weights comes with an option that asks for
+            PyTorch's own implementation.
         ValueError: as `torch.optim.Adam`.
     """
 
@@ -134,11 +184,14 @@ class Adam(_AdamStep, torch.optim.Adam):
         decoupled_weight_decay: bool = False,
         max_grad_norm: float | None = None,
         state_dtype: torch.dtype | None = None,
+        master_weights: bool = False,
+        ema_decay: float | None = None,
     ) -> None:
-        self.max_grad_norm = checked_max_grad_norm("Adam", max_grad_norm)
-        self.state_dtype = _checked_state_dtype(
-            "Adam",
+        self._take_own_options(
+            max_grad_norm,
             state_dtype,
+            master_weights,
+            ema_decay,
             foreach=foreach,
             fused=fused,
             capturable=capturable,
@@ -166,13 +219,14 @@ class AdamW(_AdamStep, torch.optim.AdamW):
     See `Adam` for what is served by which kernel.
 
     Args:
-        params: as in `torch.optim.AdamW`, as are the others but the last two.
+        params: as in `torch.optim.AdamW`, as are the others but the last four.
         max_grad_norm: as in `Adam`.
         state_dtype: as in `Adam`.
+        master_weights: as in `Adam`.
+        ema_decay: as in `Adam`.
 
     Raises:
-        InputError: max_grad_norm is not above 0; state_dtype is neither None nor bfloat16, or comes with an
-            option that asks for PyTorch's own implementation.
+        InputError: as `Adam`.
         ValueError: as `torch.optim.AdamW`.
     """
 
@@ -192,11 +246,14 @@ class AdamW(_AdamStep, torch.optim.AdamW):
         fused: bool | None = None,
         max_grad_norm: float | None = None,
         state_dtype: torch.dtype | None = None,
+        master_weights: bool = False,
+        ema_decay: float | None = None,
     ) -> None:
-        self.max_grad_norm = checked_max_grad_norm("AdamW", max_grad_norm)
-        self.state_dtype = _checked_state_dtype(
-            "AdamW",
+        self._take_own_options(
+            max_grad_norm,
             state_dtype,
+            master_weights,
+            ema_decay,
             foreach=foreach,
             fused=fused,
             capturable=capturable,

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 from fastmodel.env import native
+from fastmodel.ops.adam.state import keys
 from fastmodel.ops.batch import Batch
 from fastmodel.ops.native import threads
 from fastmodel.ops.tensor_table import Staging
 
 
-def keys(group: dict[str, Any]) -> tuple[str, ...]:
-    """The entries of the state that are shaped like the parameter, in the kernel's order."""
-    return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
-
-
 def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
     """Why the kernel does not take these batches; None if it does."""
-    return next((batch.refusal for batch in batches if batch.refusal is not None), None)
+    for batch in batches:
+        if batch.refusal is not None:
+            return batch.refusal
+        if batch.has_master or batch.ema_decay is not None:
+            return "master copies and averages are the GPU's"
+        if batch.state_dtype not in (None, torch.bfloat16, batch.params[0].dtype):
+            return "float32 moments of other parameters are the GPU's"
+    return None
 
 
 def step_cpu(lead: Tensor, batches: Sequence[Batch]) -> None:
@@ -54,6 +57,6 @@ def _group(batch: Batch, table: Any) -> Any:
         eps=float(group["eps"]),
         weight_decay=float(group["weight_decay"]),
         is_decoupled=group["decoupled_weight_decay"],
-        rounding_seed=None if batch.state_dtype is None else torch.initial_seed(),
+        rounding_seed=torch.initial_seed() if batch.state_dtype == torch.bfloat16 else None,
         **batch.grad_factors(),
     )

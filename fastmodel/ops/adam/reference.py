@@ -8,8 +8,11 @@ d += weight_decay * p, with decoupled weight decay first p *= 1 - lr * weight_de
     s = amsgrad ? (vmax = max(vmax, v)) : v
     p = p - lr / (1 - beta1^t) * m / (sqrt(s) / sqrt(1 - beta2^t) + eps)
 
-With a state_dtype of bfloat16 the new m, v and vmax, of at least float32, are rounded at random as they are
-kept (`stochastic_rounding`); this step's p is computed from them as they were before.
+With a state_dtype the new m, v and vmax, of at least float32, are rounded as they are kept; this step's p is
+computed from them as they were before. bfloat16 is rounded at random (`stochastic_rounding`). With a master
+copy, in float32, p is computed and kept there, and the parameter is p rounded. With an average a, last
+
+    a = a + (1 - ema_decay) * (p - a)
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmodel.ops.batch import Batch
+from fastmodel.ops.adam.state import keys
+from fastmodel.ops.batch import AVERAGE, MASTER, Batch
 from fastmodel.ops.stochastic_rounding import random_bits, round_
 
 
@@ -36,18 +40,33 @@ def step(lead: Tensor, batches: Sequence[Batch]) -> None:
             state["step"] += 1
             if batch.state_dtype is None:
                 _step_one(batch.group, param, grad, state)
-                continue
-            # In the wide dtype, in place of the moments; then rounded into them.
-            wide_dtype = torch.promote_types(param.dtype, torch.float32)
-            wide = {k: e if k == "step" else e.to(wide_dtype) for k, e in state.items()}
-            wide_param = param.to(wide_dtype)
-            _step_one(batch.group, wide_param, grad.to(wide_dtype), wide)
-            if wide_param is not param:
-                param.copy_(wide_param)
-            bits = random_bits(param, batch.ordinals[i], int(state["step"]), torch.initial_seed())
-            round_(state["exp_avg"], wide["exp_avg"], bits & 0xFFFF)
-            for key in state.keys() - {"step", "exp_avg"}:
-                round_(state[key], wide[key], bits >> 16)
+                new = param
+            else:
+                new = _step_wide(batch, i, grad)
+            if batch.ema_decay is not None:
+                average = state[AVERAGE]
+                average.lerp_(new.to(average.dtype), 1 - batch.ema_decay)
+
+
+def _step_wide(batch: Batch, i: int, grad: Tensor) -> Tensor:
+    """Step one parameter and its state in at least float32; returns the parameter before it is rounded."""
+    param, state = batch.params[i], batch.states[i]
+    wide_dtype = torch.promote_types(param.dtype, torch.float32)
+    moments = keys(batch.group)
+    # In place of the moments; then rounded into them.
+    wide = {key: state[key].to(wide_dtype) for key in moments}
+    new = state[MASTER] if batch.has_master else param.to(wide_dtype)
+    _step_one(batch.group, new, grad.to(wide_dtype), {**wide, "step": state["step"]})
+    if new is not param:
+        param.copy_(new)
+    if batch.state_dtype != torch.bfloat16:
+        for key in moments:
+            state[key].copy_(wide[key])
+        return new
+    bits = random_bits(param, batch.ordinals[i], int(state["step"]), torch.initial_seed())
+    for key in moments:
+        round_(state[key], wide[key], bits & 0xFFFF if key == "exp_avg" else bits >> 16)
+    return new
 
 
 def _step_one(group: dict[str, Any], param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:

@@ -6,14 +6,9 @@ import torch
 from torch import Tensor
 
 from fastmodel.env import native
-from fastmodel.ops.cross_entropy.reference import (
-    NONE,
-    class_count,
-    classes_back,
-    classes_last,
-    out_of_range,
-)
-from fastmodel.ops.native import DTYPE_CODES, address, threads
+from fastmodel.ops.class_loss import NONE, out_of_range
+from fastmodel.ops.cross_entropy.reference import class_count, classes_back, classes_last
+from fastmodel.ops.native import DTYPE_CODES, GPU_DTYPE_CODES, address, threads
 
 _SCALARS = {dtype: torch.empty((), dtype=dtype) for dtype in DTYPE_CODES}
 """To make a scalar like: `empty_like` takes half the time of `new_empty`."""
@@ -36,8 +31,8 @@ def one_dtype_and_no_weight_gradient(
     return one_dtype(x, target, weight) or one_dtype(grad, x, None)
 
 
-def _problem(x, target, weight, ignore_index, reduction, label_smoothing) -> tuple:
-    """The leading arguments of both kernels; x, target and weight are contiguous, classes last."""
+def problem_of(x, target, weight, ignore_index, reduction, label_smoothing) -> tuple:
+    """The leading arguments of all kernels; x, target and weight are contiguous, classes last."""
     has_index = not target.is_floating_point()
     classes = x.shape[-1]
     return (
@@ -50,12 +45,16 @@ def _problem(x, target, weight, ignore_index, reduction, label_smoothing) -> tup
         ignore_index,
         reduction,
         label_smoothing,
-        DTYPE_CODES[x.dtype],
-        threads(),
+        GPU_DTYPE_CODES[x.dtype],
     )
 
 
-def _laid_out(x: Tensor, target: Tensor, weight: Tensor | None) -> tuple:
+def _problem(*args) -> tuple:
+    return *problem_of(*args), threads()
+
+
+def laid_out(x: Tensor, target: Tensor, weight: Tensor | None) -> tuple:
+    """All of them contiguous, the classes last."""
     if x.dim() > 2:
         x, target = classes_last(x), classes_last(target) if target.is_floating_point() else target
     weight = None if weight is None else weight.contiguous()
@@ -72,13 +71,13 @@ def forward_cpu(
 ) -> tuple[Tensor, Tensor]:
     """As reference.forward."""
     classes = class_count(x)
-    x, target, weight = _laid_out(x, target, weight)
+    x, target, weight = laid_out(x, target, weight)
     problem = _problem(x, target, weight, ignore_index, reduction, label_smoothing)
     loss = x.new_empty(x.shape[:-1] if reduction == NONE else ())
     stats = x.new_empty(2 * problem[4] + 1, dtype=torch.float32)
-    row = native().cross_entropy_forward_cpu(*problem, address(loss), address(stats), 0)
+    row = native().cross_entropy_forward_cpu(*problem, address(loss), 0, address(stats), 0)
     if row >= 0:
-        raise out_of_range(target, row, classes, ignore_index)
+        raise out_of_range("cross_entropy", target, row, classes, ignore_index)
     return loss, stats
 
 
@@ -92,12 +91,12 @@ def training_cpu(
 ) -> tuple[Tensor, Tensor]:
     """As reference.training."""
     classes = class_count(x)
-    x, target, weight = _laid_out(x, target, weight)
+    x, target, weight = laid_out(x, target, weight)
     problem = _problem(x, target, weight, ignore_index, reduction, label_smoothing)
     loss, grad_x = torch.empty_like(_SCALARS[x.dtype]), torch.empty_like(x)
-    row = native().cross_entropy_forward_cpu(*problem, address(loss), 0, address(grad_x))
+    row = native().cross_entropy_forward_cpu(*problem, address(loss), 0, 0, address(grad_x))
     if row >= 0:
-        raise out_of_range(target, row, classes, ignore_index)
+        raise out_of_range("cross_entropy", target, row, classes, ignore_index)
     return loss, classes_back(grad_x)
 
 
@@ -114,7 +113,7 @@ def backward_cpu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.backward."""
     grad, stats = grad.contiguous(), stats.contiguous()
-    x, target, weight = _laid_out(x, target, weight)
+    x, target, weight = laid_out(x, target, weight)
     problem = _problem(x, target, weight, ignore_index, reduction, label_smoothing)
     grad_x = torch.empty_like(x) if wanted[0] else x.new_empty(0)
     grad_target = torch.empty_like(x) if wanted[1] else x.new_empty(0)
@@ -126,7 +125,7 @@ def backward_cpu(
         address(grad_target) if wanted[1] else 0,
     )
     if row >= 0:
-        raise out_of_range(target, row, x.shape[-1], ignore_index)
+        raise out_of_range("cross_entropy", target, row, x.shape[-1], ignore_index)
     return (
         classes_back(grad_x) if wanted[0] else grad_x,
         classes_back(grad_target) if wanted[1] else grad_target,

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
+from fastmodel import env
 from fastmodel.errors import InputError
 from fastmodel.ops import checks, dispatch, eager, register
-from fastmodel.ops.cross_entropy import reference
-
-_REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
+from fastmodel.ops.class_loss import NONE, REDUCTIONS
+from fastmodel.ops.cross_entropy import cuda_kernel, reference
+from fastmodel.ops.native import GPU_DTYPE_CODES
 
 
 def _forward_fake(x, target, weight, ignore_index, reduction, label_smoothing):
     dtype = reference.loss_dtype(x, target, weight)
     shape = reference.classes_last(x).shape[:-1]
-    loss = x.new_empty(shape if reduction == reference.NONE else (), dtype=dtype)
+    loss = x.new_empty(shape if reduction == NONE else (), dtype=dtype)
     return loss, x.new_empty(2 * shape.numel() + 1, dtype=reference.stats_dtype(dtype))
 
 
@@ -93,9 +94,20 @@ class _CrossEntropy(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None or torch.is_grad_enabled() or not _is_a_number(grad):
             gradient = _gradient_again(ctx, grad)
-        elif not grad.is_cpu or grad.item() != 1.0:
-            gradient.mul_(grad)
+        else:
+            _scale_(gradient, grad)
         return gradient, None, None, None, None, None
+
+
+def _scale_(gradient: Tensor, grad: Tensor) -> None:
+    """gradient *= grad, which is 1 in most calls: then a pass over the gradient is spared."""
+    if grad.is_cpu:
+        if grad.item() != 1.0:
+            gradient.mul_(grad)
+    elif gradient.dtype in GPU_DTYPE_CODES and grad.is_cuda and env.cuda_missing() is None:
+        cuda_kernel.scale_(gradient, grad)
+    else:
+        gradient.mul_(grad)
 
 
 def _is_a_number(grad: Tensor) -> bool:
@@ -159,7 +171,7 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    if reduction not in _REDUCTIONS:
+    if reduction not in REDUCTIONS:
         raise InputError(
             f"cross_entropy: reduction {reduction!r} is unknown; choose none, mean or sum"
         )
@@ -168,7 +180,7 @@ def cross_entropy(
             f"cross_entropy: label_smoothing must be between 0.0 and 1.0, it is {label_smoothing}"
         )
     target = _checked_target(input, target, weight, ignore_index)
-    args = (input, target, weight, ignore_index, _REDUCTIONS[reduction], label_smoothing)
+    args = (input, target, weight, ignore_index, REDUCTIONS[reduction], label_smoothing)
     if _is_for_one_pass(*args):
         return _loss_and_gradient(*args)
     return _call_forward(*args)[0]
@@ -178,7 +190,7 @@ def _is_for_one_pass(x: Tensor, target: Tensor, weight: Tensor | None, *options)
     """Is a scalar's gradient by the logits alone wanted, in plain eager mode?"""
     return (
         x.requires_grad
-        and options[1] != reference.NONE
+        and options[1] != NONE
         and torch.is_grad_enabled()
         and not target.requires_grad
         and (weight is None or not weight.requires_grad)

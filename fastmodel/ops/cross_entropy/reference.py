@@ -27,10 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmodel.errors import TargetIndexError
-
-NONE, MEAN, SUM = 0, 1, 2
-"""Reductions, as in csrc/cross_entropy/cross_entropy.h."""
+from fastmodel.ops import class_loss
+from fastmodel.ops.class_loss import MEAN, NONE
 
 
 def loss_dtype(x: Tensor, target: Tensor, weight: Tensor | None) -> torch.dtype:
@@ -62,19 +60,6 @@ def classes_back(x: Tensor) -> Tensor:
     return x if x.dim() <= 2 else x.movedim(-1, 1)
 
 
-def out_of_range(target: Tensor, row: int, classes: int, ignore_index: int) -> TargetIndexError:
-    """The error for the class index of `row`."""
-    position: list[int] = []
-    for size in reversed(target.shape):
-        row, index = divmod(row, size)
-        position.insert(0, index)
-    where = f"target{position}" if position else "target"
-    return TargetIndexError(
-        f"cross_entropy: Target {int(target[tuple(position)])} is out of bounds: {where} must be one of "
-        f"the {classes} classes 0 .. {classes - 1} of input, or ignore_index {ignore_index}"
-    )
-
-
 def forward(
     x: Tensor,
     target: Tensor,
@@ -91,11 +76,8 @@ def forward(
     dtype = loss_dtype(x, target, weight)
     wide = x.to(stats_dtype(dtype))
     has_index = not target.is_floating_point()
-    if has_index and target.device.type == "cpu":
-        is_wrong = ((target < 0) | (target >= class_count(x))) & (target != ignore_index)
-        if is_wrong.any():
-            first = int(is_wrong.flatten().int().argmax())
-            raise out_of_range(target, first, class_count(x), ignore_index)
+    if has_index:
+        class_loss.check_range("cross_entropy", target, class_count(x), ignore_index)
     weight = None if weight is None else weight.to(wide.dtype)
     row = F.cross_entropy(
         wide,
@@ -123,10 +105,7 @@ def _row_stats(x: Tensor) -> tuple[Tensor, Tensor]:
 def _divisor(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
     if target.is_floating_point():
         return x.new_tensor(x.numel() // max(class_count(x), 1))
-    counted = target != ignore_index
-    if weight is None or class_count(x) == 0:
-        return counted.sum().to(x.dtype)
-    return (weight[target.where(counted, 0)] * counted).sum()
+    return class_loss.divisor(target, weight, ignore_index, x.dtype)
 
 
 def training(

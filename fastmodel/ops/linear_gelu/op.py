@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastmodel.ops import linear, linear_op
+from fastmodel.ops import linear_layer, linear_op
 from fastmodel.ops.linear_gelu import reference
 
 _call_forward = linear_op.from_pre("linear_gelu", reference.backward)
@@ -28,5 +28,5 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         InputError: shapes, dtypes or devices do not fit together.
         BackendError: `use_backend` asked for a backend that cannot serve the call.
     """
-    linear.check("linear_gelu", x, weight, bias)
+    linear_layer.check("linear_gelu", x, weight, bias)
     return _call_forward(x, weight, bias)

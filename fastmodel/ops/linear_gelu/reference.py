@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmodel.ops import linear
+from fastmodel.ops import linear_layer
 
 
 def forward(
@@ -27,4 +27,4 @@ def backward(
     grad: Tensor, x: Tensor, weight: Tensor, pre: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; an empty tensor for each that `wanted` leaves out."""
-    return linear.gradients(torch.ops.aten.gelu_backward(grad, pre), x, weight, wanted)
+    return linear_layer.gradients(torch.ops.aten.gelu_backward(grad, pre), x, weight, wanted)

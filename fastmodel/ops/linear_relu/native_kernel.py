@@ -9,19 +9,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmodel.ops import linear
+from fastmodel.ops import linear_layer
 
 
 def forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As reference.forward."""
-    return linear.relu_forward_cpu(x, weight, bias)
+    return linear_layer.relu_forward_cpu(x, weight, bias)
 
 
 def backward_cpu(
     grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.backward."""
-    return linear.relu_backward_cpu(grad, x, weight, out, 1.0, wanted)
+    return linear_layer.relu_backward_cpu(grad, x, weight, out, 1.0, wanted)
 
 
 def forward_library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -33,4 +33,4 @@ def backward_library(
     grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.backward."""
-    return linear.relu_backward_library(grad, x, weight, out, 1.0, wanted)
+    return linear_layer.relu_backward_library(grad, x, weight, out, 1.0, wanted)

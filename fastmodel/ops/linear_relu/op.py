@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastmodel.ops import eager, linear, register
+from fastmodel.ops import eager, linear_layer, register
 from fastmodel.ops.linear_relu import reference
 
 
@@ -13,7 +13,7 @@ def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _backward_fake(grad, x, weight, out, wanted):
-    return linear.gradients_like(x, weight, wanted)
+    return linear_layer.gradients_like(x, weight, wanted)
 
 
 _forward = register.op(
@@ -46,8 +46,8 @@ register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward)
 
 
-register.flops(_forward, linear.forward_flops)
-register.flops(_backward, linear.backward_flops)
+register.flops(_forward, linear_layer.forward_flops)
+register.flops(_backward, linear_layer.backward_flops)
 
 
 def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -66,5 +66,5 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         InputError: shapes, dtypes or devices do not fit together.
         BackendError: `use_backend` asked for a backend that cannot serve the call.
     """
-    linear.check("linear_relu", x, weight, bias)
+    linear_layer.check("linear_relu", x, weight, bias)
     return _call_forward(x, weight, bias)

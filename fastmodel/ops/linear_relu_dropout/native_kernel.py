@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmodel.env import native
-from fastmodel.ops import linear
+from fastmodel.ops import linear_layer
 from fastmodel.ops.linear_relu_dropout.reference import scale_of, threshold_of
 from fastmodel.ops.native import DTYPE_CODES, address, threads
 
 
 def forward_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor, p: float) -> Tensor:
     """As reference.forward."""
-    return _dropped(linear.relu_forward_cpu(x, weight, bias), seed, p)
+    return _dropped(linear_layer.relu_forward_cpu(x, weight, bias), seed, p)
 
 
 def forward_library(
@@ -41,11 +41,11 @@ def backward_cpu(
     grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, p: float, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.backward."""
-    return linear.relu_backward_cpu(grad, x, weight, out, scale_of(p), wanted)
+    return linear_layer.relu_backward_cpu(grad, x, weight, out, scale_of(p), wanted)
 
 
 def backward_library(
     grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, p: float, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.backward."""
-    return linear.relu_backward_library(grad, x, weight, out, scale_of(p), wanted)
+    return linear_layer.relu_backward_library(grad, x, weight, out, scale_of(p), wanted)

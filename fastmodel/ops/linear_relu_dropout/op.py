@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastmodel.errors import InputError
-from fastmodel.ops import eager, linear, register
+from fastmodel.ops import eager, linear_layer, native, register
 from fastmodel.ops.linear_relu_dropout import reference
 
 
@@ -15,7 +16,7 @@ def _forward_fake(x, weight, bias, seed, p):
 
 
 def _backward_fake(grad, x, weight, out, p, wanted):
-    return linear.gradients_like(x, weight, wanted)
+    return linear_layer.gradients_like(x, weight, wanted)
 
 
 _forward = register.op(
@@ -48,8 +49,8 @@ register.autograd(_forward, _setup_context, _derivative)
 _call_forward = eager.forward(_forward, _setup_context, _derivative)
 register.autograd_through_reference(_backward, reference.backward)
 register.autocast(_forward)
-register.flops(_forward, linear.forward_flops)
-register.flops(_backward, linear.backward_flops)
+register.flops(_forward, linear_layer.forward_flops)
+register.flops(_backward, linear_layer.backward_flops)
 
 
 def linear_relu_dropout(
@@ -81,11 +82,14 @@ def linear_relu_dropout(
         InputError: shapes, dtypes or devices do not fit together, or p is out of range.
         BackendError: `use_backend` asked for a backend that cannot serve the call.
     """
-    linear.check("linear_relu_dropout", x, weight, bias)
+    linear_layer.check("linear_relu_dropout", x, weight, bias)
     if not 0.0 <= p <= 1.0:
         raise InputError(f"linear_relu_dropout: p must be between 0.0 and 1.0, it is {p}")
     if not training or p == 0.0:
         no_seed = torch.zeros((), dtype=torch.int64, device="cpu")
         return _call_forward(x, weight, bias, no_seed, 0.0)
+    if native.is_captured(x):
+        # The graph would repeat one seed, and so one mask; PyTorch's dropout draws anew in each replay.
+        return F.dropout(torch.ops.fastmodel.linear_relu(x, weight, bias), p)
     seed = torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
     return _call_forward(x, weight, bias, seed, float(p))

@@ -1,8 +1,8 @@
 """Host wrappers of csrc/linear_silu."""
 
-from fastmodel.ops import linear
+from fastmodel.ops import linear_layer
 
-_KERNELS = linear.NativeActivation("linear_silu")
+_KERNELS = linear_layer.NativeActivation("linear_silu")
 
 forward_cpu = _KERNELS.forward_cpu
 forward_library = _KERNELS.forward_library

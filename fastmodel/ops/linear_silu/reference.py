@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmodel.ops import linear
+from fastmodel.ops import linear_layer
 
 
 def forward(
@@ -32,4 +32,4 @@ def backward(
     wide = pre.to(torch.promote_types(pre.dtype, torch.float32))
     s = torch.sigmoid(wide)
     slope = s * (1 + wide * (1 - s))
-    return linear.gradients((grad * slope).to(grad.dtype), x, weight, wanted)
+    return linear_layer.gradients((grad * slope).to(grad.dtype), x, weight, wanted)

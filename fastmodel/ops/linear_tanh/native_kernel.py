@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastmodel.ops import linear
+from fastmodel.ops import linear_layer
 
-_KERNELS = linear.NativeActivation("linear_tanh")
+_KERNELS = linear_layer.NativeActivation("linear_tanh")
 
 backward_cpu = _KERNELS.backward_cpu
 backward_library = _KERNELS.backward_library

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmodel.ops import linear
+from fastmodel.ops import linear_layer
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -23,4 +23,4 @@ def backward(
     grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; an empty tensor for each that `wanted` leaves out."""
-    return linear.gradients(torch.ops.aten.tanh_backward(grad, out), x, weight, wanted)
+    return linear_layer.gradients(torch.ops.aten.tanh_backward(grad, out), x, weight, wanted)

@@ -10,7 +10,7 @@ from fastmodel.ops.mse_loss.reference import NONE
 from fastmodel.ops.native import DTYPE_CODES, address, threads
 
 
-def _laid_out(x: Tensor, *others: Tensor) -> list[Tensor]:
+def laid_out(x: Tensor, *others: Tensor) -> list[Tensor]:
     """All of them without gaps and in one order, that of x as `empty_like` keeps it."""
     if not x.is_contiguous() and not (
         x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
@@ -26,7 +26,7 @@ def _problem(x: Tensor, target: Tensor, reduction: int) -> tuple:
 
 def forward_cpu(x: Tensor, target: Tensor, reduction: int) -> Tensor:
     """As reference.forward."""
-    x, target = _laid_out(x, target)
+    x, target = laid_out(x, target)
     loss = torch.empty_like(x) if reduction == NONE else x.new_empty(())
     native().mse_loss_forward_cpu(*_problem(x, target, reduction), address(loss))
     return loss
@@ -37,9 +37,9 @@ def backward_cpu(
 ) -> tuple[Tensor, Tensor]:
     """As reference.backward."""
     if reduction == NONE:
-        x, target, grad = _laid_out(x, target, grad)
+        x, target, grad = laid_out(x, target, grad)
     else:
-        x, target = _laid_out(x, target)
+        x, target = laid_out(x, target)
     grad_x = torch.empty_like(x) if wanted[0] else x.new_empty(0)
     grad_target = torch.empty_like(x) if wanted[1] else x.new_empty(0)
     native().mse_loss_backward_cpu(

@@ -14,9 +14,9 @@ class SGD(FusedStep, torch.optim.SGD):
     """`torch.optim.SGD` whose step is one pass over memory, with gradient clipping folded in.
 
     Arguments, state and state_dict are those of `torch.optim.SGD`; a state_dict saved by either loads into
-    the other. float32 and bfloat16 parameters on the CPU are stepped by fastmodel's kernel (bfloat16 with
-    float32 arithmetic, each result rounded once), all else by PyTorch's own step. `foreach=True` or False,
-    and `fused=False`, ask for one of PyTorch's implementations and get it.
+    the other. float32 and bfloat16 parameters on the CPU, and float16 ones too on an NVIDIA GPU, are stepped
+    by fastmodel's kernels (with float32 arithmetic, each result rounded once), all else by PyTorch's own
+    step. `foreach=True` or False, and `fused=False`, ask for one of PyTorch's implementations and get it.
 
     Args:
         params: as in `torch.optim.SGD`, as are the others but the last.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fastmodel.env import native
 from fastmodel.ops.batch import Batch
 from fastmodel.ops.native import threads
+from fastmodel.ops.sgd.state import make_buffers
 from fastmodel.ops.tensor_table import Staging
 
 
@@ -33,8 +33,7 @@ def step_cpu(lead: Tensor, batches: Sequence[Batch]) -> None:
             staging = Staging()
             columns = [batch.params, batch.grads]
             if has_momentum:
-                are_first = [state.get("momentum_buffer") is None for state in batch.states]
-                _make_buffers(batch)
+                are_first = make_buffers(batch)
                 columns.append(batch.column("momentum_buffer"))
             table = staging.read(columns, [], batch.ordinals, None)
             stagings.append(staging)
@@ -53,9 +52,3 @@ def step_cpu(lead: Tensor, batches: Sequence[Batch]) -> None:
     native().sgd_step_cpu(groups, threads())
     for staging in stagings:
         staging.write_back()
-
-
-def _make_buffers(batch: Batch) -> None:
-    for param, state in zip(batch.params, batch.states, strict=True):
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.empty_like(param, requires_grad=False)

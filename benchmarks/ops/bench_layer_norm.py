@@ -1,0 +1,5 @@
+"""Layer normalization, against PyTorch's."""
+
+
+def test_layer_norm(run):
+    run()

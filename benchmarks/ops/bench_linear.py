@@ -1,0 +1,5 @@
+"""Linear layer, against PyTorch's."""
+
+
+def test_linear(run):
+    run()

@@ -1,0 +1,5 @@
+"""Root mean square normalization, against PyTorch's."""
+
+
+def test_rms_norm(run):
+    run()

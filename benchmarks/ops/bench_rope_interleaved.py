@@ -1,0 +1,5 @@
+"""Rotary embedding of neighbours, against PyTorch's."""
+
+
+def test_rope_interleaved(run):
+    run()

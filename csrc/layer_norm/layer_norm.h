@@ -1,0 +1,13 @@
+// layer_norm: out = (x - mean) * rstd * weight + bias over each row of x; common/norm.h has the
+// whole.
+#pragma once
+
+#include "common/capability.h"
+#include "common/norm.h"
+
+namespace fastmodel {
+
+FASTMODEL_CPU_KERNEL(layer_norm_forward_cpu, NormForward)
+FASTMODEL_CPU_KERNEL(layer_norm_backward_cpu, NormBackward)
+
+}  // namespace fastmodel

@@ -1,0 +1,40 @@
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "common/bindings.h"
+#include "sgd/sgd_cuda.h"
+
+namespace fastmodel {
+namespace {
+
+void checked_step(std::shared_ptr<TensorTable> tensors, std::vector<bool> are_first, double lr,
+                  double momentum, double dampening, double weight_decay, bool is_nesterov,
+                  bool is_maximizing, uintptr_t lr_there, uintptr_t grad_scale, uintptr_t found_inf,
+                  uintptr_t clip, Stream stream) {
+  const bool has_momentum = momentum != 0.0;
+  if (tensors->columns.size() != (has_momentum ? 3 : 2) ||
+      are_first.size() != (has_momentum ? tensors->sizes.size() : 0)) {
+    throw std::invalid_argument("sgd: expected columns p, g and, with momentum, b");
+  }
+  if (tensors->state_dtype != tensors->dtype) {
+    throw std::invalid_argument("sgd: b is of the parameters' dtype");
+  }
+  sgd_step_cuda(
+      {std::move(tensors), std::move(are_first), lr, momentum, dampening, weight_decay, is_nesterov,
+       is_maximizing, pointer<const float>(lr_there), pointer<const float>(grad_scale),
+       pointer<const float>(found_inf), pointer<const float>(clip)},
+      stream);
+}
+
+}  // namespace
+
+void bind_sgd_cuda(py::module_& module) {
+  module.def("sgd_step_cuda", &checked_step, py::arg("tensors"), py::kw_only(),
+             py::arg("are_first"), py::arg("lr"), py::arg("momentum"), py::arg("dampening"),
+             py::arg("weight_decay"), py::arg("is_nesterov"), py::arg("is_maximizing"),
+             py::arg("lr_there"), py::arg("grad_scale"), py::arg("found_inf"), py::arg("clip"),
+             py::arg("stream"), ReleaseGil());
+}
+
+}  // namespace fastmodel

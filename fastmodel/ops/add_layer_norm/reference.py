@@ -1,0 +1,43 @@
+"""add_layer_norm in plain PyTorch: the definition, the oracle and the last fallback.
+
+    sum = x + residual, in the dtype to which PyTorch promotes both
+    out = layer_norm(sum), in that of sum
+
+Forward returns out, sum and the stats of layer_norm; backward reads sum. x and residual have one gradient,
+that of sum: layer_norm's and what comes in for sum itself.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastmodel.ops import norm
+
+
+def forward(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    dims: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """out, sum and stats."""
+    total = (x + residual).contiguous()
+    out, stats = norm.layer_forward(total, weight, bias, dims, eps)
+    return out, total, stats
+
+
+def backward(
+    grad: Tensor,
+    grad_sum: Tensor | None,
+    total: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: Tensor,
+    dims: int,
+    eps: float,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of sum, weight and bias; an empty tensor for each that `wanted` leaves out."""
+    return norm.layer_backward(grad, grad_sum, total, weight, bias, dims, eps, wanted)

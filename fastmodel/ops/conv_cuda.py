@@ -1,0 +1,43 @@
+"""What the host wrappers of the convolutions' CUDA kernels share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MOST_BLOCKS = 1024
+"""Of a kernel whose blocks share sums: several for each multiprocessor of a large GPU."""
+
+LEAST_ITEMS = 256
+"""Items of a sum that are worth a block of their own, and a row of scratch."""
+
+
+def splits(items: int, groups: int) -> int:
+    """Among how many blocks a sum over `items` is shared, where `groups` such sums run side by side."""
+    return max(1, min(-(-items // LEAST_ITEMS), _MOST_BLOCKS // max(groups, 1)))
+
+
+def scratch(like: Tensor, shares: int, sums: int) -> Tensor:
+    """float32 room for every block's share of the sums."""
+    return torch.empty(shares, sums, dtype=torch.float32, device=like.device)
+
+
+def filter_splits(items: int, weight: Tensor) -> int:
+    """`splits` of the kernel that sums filters' gradients: csrc/common/conv_filter_gradient.cuh."""
+    k, c, r, s = weight.shape
+    return splits(items, -(-k // 32) * -(-c // 32) * -(-r * s // 9))
+
+
+DOES_NOT_FIT = "its tiles do not fit into shared memory"
+
+
+def is_first_layer(weight: Tensor) -> bool:
+    """Are its input channels and taps so few that its bytes outweigh its products?"""
+    _, c, r, s = weight.shape
+    return c <= 4 and r * s <= 9
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """The tensor with channels innermost, at an address for 16-byte accesses."""
+    found = tensor.contiguous(memory_format=torch.channels_last)
+    return found if found.data_ptr() % 16 == 0 else found.clone()

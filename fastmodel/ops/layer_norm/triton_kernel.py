@@ -1,0 +1,35 @@
+"""layer_norm in Triton: the passes of ops/triton_norm.py."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastmodel.ops.triton_norm_host import TritonNorm
+
+_PASSES = TritonNorm(is_centred=True)
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    dims: int,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """As reference.forward."""
+    out, _, stats = _PASSES.forward(x, None, weight, bias, dims, eps)
+    return out, stats
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: Tensor,
+    dims: int,
+    eps: float,
+    wanted: list[bool],
+) -> tuple[Tensor, ...]:
+    """As reference.backward."""
+    return _PASSES.backward(grad, None, x, weight, bias, stats, dims, wanted)

@@ -1,0 +1,8 @@
+"""rope in Triton: triton_rotary.py with its pairs."""
+
+from fastmodel.ops.triton_rotary import TritonRotary
+
+_KERNELS = TritonRotary(is_neighbours=False)
+
+forward = _KERNELS.forward
+backward = _KERNELS.backward

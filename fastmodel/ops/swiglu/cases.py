@@ -1,0 +1,5 @@
+"""Named inputs of swiglu."""
+
+from fastmodel.ops.gated_case import gated_cases
+
+CASES = gated_cases(flops=23)

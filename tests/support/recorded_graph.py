@@ -1,0 +1,70 @@
+"""A graph of CPU work that behaves as a CUDA graph does: what fm.capture_step is tested over without a GPU.
+
+Captured are PyTorch's ops as its dispatcher sees them, each with the very tensors and numbers it got. A
+capture changes nothing; a replay runs the ops again and writes their results where the first run's lie. So
+numbers that Python held are frozen, memory is read and written where it lay, and random ops draw anew: as on
+the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple, dict, Any]] = []
+        self.before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        kwargs = kwargs or {}
+        leaves = pytree.tree_leaves((args, kwargs))
+        for leaf in leaves:
+            # As it was before the capture, for all that may be written.
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self.before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+        result = func(*args, **kwargs)
+        self.calls.append((func, args, kwargs, result))
+        return result
+
+
+class RecordedGraph:
+    """Stands for `fastmodel.graphs.CudaGraph`."""
+
+    made: int = 0
+    """Captures, over all of them."""
+
+    def warm(self, run: Callable[[], Any]) -> Any:
+        return run()
+
+    def capture(self, run: Callable[[], Any]) -> Any:
+        generator = torch.get_rng_state()
+        self._recorder = _Recorder()
+        try:
+            with self._recorder:
+                result = run()
+        finally:
+            for storage, kept in self._recorder.before.values():
+                storage.copy_(kept)
+            torch.set_rng_state(generator)
+        RecordedGraph.made += 1
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, result in self._recorder.calls:
+            found = func(*args, **kwargs)
+            for old, new in zip(pytree.tree_leaves(result), pytree.tree_leaves(found), strict=True):
+                # Views and in-place ops have written there already.
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
