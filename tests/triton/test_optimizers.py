@@ -125,6 +125,19 @@ def test_what_is_left_to_pytorch(opt):
         opt.make(params, differentiable=True).step()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_float32_moments_keep_their_digits(dtype):
+    """They are those of a float64 run to float32's rounding, whatever the parameters are rounded to."""
+    params = optimizers.parameters((5,), (33, 3), dtype=dtype)
+    wide = optimizers.twins_of(params, torch.float64)
+    ours, oracle = ADAM.make(params, state_dtype=torch.float32), ADAM.plain(wide)
+    optimizers.run_together([ours, oracle], [params, wide], 3)
+    for p, q in zip(params, wide, strict=True):
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert ours.state[p][key].dtype == torch.float32
+            optimizers.assert_near(ours.state[p][key], oracle.state[q][key], torch.float32, 12, key)
+
+
 def test_corrections_keep_float64s_accuracy():
     steps = torch.tensor([1.0, 2.0, 1000.0], dtype=torch.float64)
     step_sizes, roots = corrections(steps, 0.1, 0.9, 0.999)

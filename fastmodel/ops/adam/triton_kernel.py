@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmodel.ops.adam.native_kernel import keys
+from fastmodel.ops.adam.state import keys
 from fastmodel.ops.batch import Batch
 from fastmodel.ops.triton_host import on_device
 from fastmodel.ops.triton_math import random_bits
@@ -172,7 +172,7 @@ def _step(batch: Batch) -> None:
             HAS_CLIP=batch.clip is not None,
             HAS_SCALE=batch.grad_scale is not None,
             HAS_FOUND_INF=found_inf is not None,
-            ROUNDS_AT_RANDOM=batch.state_dtype is not None,
+            ROUNDS_AT_RANDOM=batch.state_dtype == torch.bfloat16,
         )
         if found_inf is not None:
             # Steps that were left out do not count.
