@@ -138,9 +138,9 @@ def _activation(node: fx.Node, owner: nn.Module) -> tuple[str | None, fx.Node | 
 def _added(node: fx.Node, owner: nn.Module) -> Join | None:
     """A norm of a sum of two values."""
     total = node.args[0] if node.args else None
-    if not (isinstance(total, fx.Node) and _is_call(total, _ADD) and _is_still(total, node)):
+    if not (_is_sum(total) and _is_still(total, node)):
         return None
-    a, b = total.args if len(total.args) == 2 else (None, None)
+    a, b = total.args
     if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
         return None
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
@@ -217,7 +217,7 @@ def _is_later(value: Any, node: fx.Node) -> bool:
 
 def _turned(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
     """(x, cos, sin) of x * cos + rotate_half(x) * sin."""
-    if not _is_call(node, _ADD) or len(node.args) != 2:
+    if not _is_sum(node):
         return None
     left, right = node.args
     if not (_is_call(left, _MUL) and _is_call(right, _MUL)):
@@ -347,7 +347,7 @@ def _eps_of(root: fx.Node, x: fx.Node) -> float | None:
     if not _is_call(root, (torch.rsqrt,)) and root.target != "rsqrt":
         return None
     total = root.args[0]
-    if not _is_call(total, _ADD) or not isinstance(total.args[1], float):
+    if not _is_sum(total) or not isinstance(total.args[1], float):
         return None
     mean, eps = _as_any(total.args)
     if not isinstance(mean, fx.Node) or mean.target not in ("mean", torch.mean):
@@ -376,6 +376,11 @@ def _called(owner: nn.Module, node: fx.Node) -> nn.Module | None:
 
 def _is_call(node: Any, functions: tuple) -> TypeGuard[fx.Node]:
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in functions
+
+
+def _is_sum(node: Any) -> TypeGuard[fx.Node]:
+    """Of two values, and of nothing times one of them (torch.add's alpha)."""
+    return _is_call(node, _ADD) and len(node.args) == 2 and not node.kwargs
 
 
 def _other(node: fx.Node, value: fx.Node) -> fx.Node | None:
