@@ -15,7 +15,7 @@ from fastmodel.harness.compare import Comparisons, SideBySide, Verdict
 from fastmodel.harness.compare import compare as compare_reports
 from fastmodel.harness.side_by_side import FEWEST_SESSIONS, side_by_side
 from fastmodel.harness.store import load_report
-from fastmodel.harness.workloads import Options
+from fastmodel.harness.workloads import Options, registry
 from fastmodel.progress import progress_for
 
 
@@ -38,7 +38,9 @@ class SlowerError(Exception):
     metavar="WORKLOAD",
     help="OLD and NEW are the Python interpreters of two installations; time this workload in both.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Of --side-by-side. Default: the workload's."
+)
 @click.option("--sessions", type=click.IntRange(FEWEST_SESSIONS), default=10, show_default=True)
 @click.option(
     "--session-s",
@@ -54,7 +56,7 @@ def compare(
     fail_below: float | None,
     allow_unlike: bool,
     workload: str | None,
-    batch_size: int,
+    batch_size: int | None,
     sessions: int,
     session_s: float,
     as_json: bool,
@@ -67,7 +69,7 @@ def compare(
     else:
         if allow_unlike:
             raise InputError("--allow-unlike is for reports; side by side runs on one machine")
-        options = Options(batch_size=batch_size)
+        options = Options(batch_size=batch_size or registry.batch_size(workload))
         with progress_for(sys.stderr) as progress:
             found = side_by_side(
                 old, new, workload, options, progress, sessions, session_s, fail_below
