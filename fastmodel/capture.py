@@ -311,7 +311,7 @@ def eager_step(
 
     def run(inputs: Any, targets: Any) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with _autocast(device_type, autocast):
+        with autocast_to(device_type, autocast):
             loss = loss_fn(_called(model, inputs), targets)
         if scaler is None:
             loss.backward()
@@ -325,9 +325,10 @@ def eager_step(
     return run
 
 
-def _autocast(
+def autocast_to(
     device_type: str, dtype: torch.dtype | None
 ) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to this dtype; None for none of its own, which leaves one around it as it is."""
     return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
 

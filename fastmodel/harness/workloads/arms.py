@@ -6,7 +6,6 @@ fused optimizer, or fastmodel's parts. `Loop.step` is the same for all of them.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterable
@@ -74,7 +73,7 @@ class Loop:
         self, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs and their loss, under autocast where the recipe says so."""
-        with self._autocast():
+        with capture.autocast_to(torch.device(self.device).type, self.recipe.autocast):
             outputs = self.model(inputs)
             return outputs, self.loss(outputs, targets)
 
@@ -105,11 +104,6 @@ class Loop:
             (example.inputs, example.targets),
             capture.refusal_of(self.model, self.optimizer),
         )
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.recipe.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(torch.device(self.device).type, self.recipe.autocast)
 
     def place(self, split: Split) -> Split:
         """`split` on this loop's device, in its layout."""
@@ -259,18 +253,19 @@ def _build_fastmodel(workload: Workload, options: Options) -> Loop:
     spec, recipe = workload.optimizer(), recipe_of(workload, options)
     kind = getattr(fm.optim, spec.name, None)
     if kind is None:
-        return torch_loop(workload, options, model, loss, fused=True)
-    clip = {} if recipe.max_grad_norm is None else {"max_grad_norm": recipe.max_grad_norm}
-    loop = Loop(
-        model,
-        loss.to(options.device),
-        kind(model.parameters(), **spec.options, **clip),
-        torch.contiguous_format,
-        options.device,
-        recipe,
-        clips=False,
-        class_dim=class_dim(workload),
-    )
+        loop = torch_loop(workload, options, model, loss, fused=True)
+    else:
+        clip = {} if recipe.max_grad_norm is None else {"max_grad_norm": recipe.max_grad_norm}
+        loop = Loop(
+            model,
+            loss.to(options.device),
+            kind(model.parameters(), **spec.options, **clip),
+            torch.contiguous_format,
+            options.device,
+            recipe,
+            clips=False,
+            class_dim=class_dim(workload),
+        )
     if torch.device(options.device).type == "cuda":
         loop.replay(workload.train.head(options.batch_size))
     return loop
