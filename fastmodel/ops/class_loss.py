@@ -28,12 +28,12 @@ def out_of_range(
 
 
 def check_range(op: str, target: Tensor, classes: int, ignore_index: int) -> None:
-    """Every class index is a class or ignored; looked at on the CPU only.
+    """Every class index is a class or ignored; looked at on the CPU only, and not if there are probabilities.
 
     Raises:
         TargetIndexError: one is not.
     """
-    if target.device.type != "cpu":
+    if target.device.type != "cpu" or target.is_floating_point():
         return
     is_wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
     if is_wrong.any():

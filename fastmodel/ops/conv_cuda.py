@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from fastmodel.ops import conv
+from fastmodel.ops.native import GPU_DTYPE_CODES, address, stream
 
 _MOST_BLOCKS = 1024
 """Of a kernel whose blocks share sums: several for each multiprocessor of a large GPU."""
@@ -26,6 +31,38 @@ def filter_splits(items: int, weight: Tensor) -> int:
     """`splits` of the kernel that sums filters' gradients: csrc/common/conv_filter_gradient.cuh."""
     k, c, r, s = weight.shape
     return splits(items, -(-k // 32) * -(-c // 32) * -(-r * s // 9))
+
+
+def gradients(
+    kernel: Callable, sizes: tuple[int, ...], shares: int, grad, x, weight, saved, wanted
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of x, weight and bias, by a kernel whose blocks share the sums over pixels among `shares`.
+
+    `saved` is what forward kept of its output. grad and saved come in with channels innermost.
+    """
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    saved = saved.contiguous(memory_format=torch.channels_last)
+    grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
+    partial = scratch(grad, shares, weight.numel() + weight.shape[0])
+    kernel(
+        sizes,
+        address(grad),
+        address(saved),
+        address(x),
+        x.stride(),
+        address(weight),
+        weight.stride(),
+        address(grad_x) if wanted[0] else 0,
+        grad_x.stride() if wanted[0] else x.stride(),
+        address(grad_weight) if wanted[1] else 0,
+        grad_weight.stride() if wanted[1] else weight.stride(),
+        address(grad_bias) if wanted[2] else 0,
+        address(partial),
+        shares,
+        GPU_DTYPE_CODES[x.dtype],
+        stream(x),
+    )
+    return grad_x, grad_weight, grad_bias
 
 
 DOES_NOT_FIT = "its tiles do not fit into shared memory"

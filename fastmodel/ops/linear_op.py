@@ -1,7 +1,8 @@
-"""Ops that are a linear layer and an elementwise activation, as PyTorch ops.
+"""Ops that are a linear layer, alone or with an elementwise activation, as PyTorch ops.
 
-`from_out` is for an activation whose derivative follows from its output, `from_pre` for one that needs what
-it was applied to, pre = x @ weight.T + bias. Each op's own folder has its mathematics.
+`from_inputs` is for the layer alone, `from_out` for an activation whose derivative follows from its output,
+`from_pre` for one that needs what it was applied to, pre = x @ weight.T + bias. Each op's own folder has its
+mathematics.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from fastmodel.ops import eager, linear_layer, register
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias"
 
 
-def _backward_op(name: str, saved: str, reference: Callable) -> torch._ops.OpOverload:
-    """The op of the backward pass, which is differentiable through the reference."""
+def _backward_op(name: str, saved: str | None, reference: Callable) -> torch._ops.OpOverload:
+    """The op of the backward pass, which is differentiable through the reference.
 
-    def fake(grad, x, weight, saved, wanted):
-        return linear_layer.gradients_like(x, weight, wanted)
+    `saved` names what it reads of forward's result; None for nothing.
+    """
 
+    def fake(grad, x, weight, *rest):
+        return linear_layer.gradients_like(x, weight, rest[-1])
+
+    reads = "" if saved is None else f"Tensor {saved}, "
     target = register.op(
-        f"{name}_backward(Tensor grad, Tensor x, Tensor weight, Tensor {saved}, bool[3] wanted)"
+        f"{name}_backward(Tensor grad, Tensor x, Tensor weight, {reads}bool[3] wanted)"
         " -> (Tensor, Tensor, Tensor)",
         fake=fake,
         pass_="backward",
@@ -43,6 +48,19 @@ def _finish(
     return eager.forward(forward, setup_context, derivative)
 
 
+def from_inputs(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
+    """Register `name` and its backward.
+
+    Args:
+        name: of the op, in the kernel table too.
+        reference_backward: (grad, x, weight, wanted) to the gradients of x, weight and bias.
+
+    Returns:
+        (x, weight, bias) to out.
+    """
+    return _of_one_result(name, None, reference_backward)
+
+
 def from_out(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
     """Register `name` and its backward.
 
@@ -53,16 +71,21 @@ def from_out(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
     Returns:
         (x, weight, bias) to out.
     """
+    return _of_one_result(name, "out", reference_backward)
 
+
+def _of_one_result(
+    name: str, saved: str | None, reference_backward: Callable
+) -> Callable[..., Tensor]:
     def fake(x, weight, bias):
         return linear_layer.out_like(x, weight)
 
     forward = register.op(f"{name}({_INPUTS}) -> Tensor", fake=fake)
-    call_backward = eager.backward(_backward_op(name, "out", reference_backward))
+    call_backward = eager.backward(_backward_op(name, saved, reference_backward))
 
     def setup_context(ctx, inputs, output):
         x, weight, _ = inputs
-        ctx.save_for_backward(x, weight, output)
+        ctx.save_for_backward(x, weight, *([] if saved is None else [output]))
 
     def derivative(ctx, grad):
         wanted = list(ctx.needs_input_grad)

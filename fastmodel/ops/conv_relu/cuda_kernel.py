@@ -147,7 +147,7 @@ def backward_direct(grad, x, weight, out, stride, padding, dilation, groups, wan
     sizes = _sizes(x, weight, stride, padding, dilation)
     shares = conv_cuda.filter_splits(out.shape[0] * out.shape[2] * out.shape[3], weight)
     kernel = cuda().conv_relu_direct_backward_cuda
-    return _backward(kernel, sizes, shares, grad, x, weight, out, wanted)
+    return conv_cuda.gradients(kernel, sizes, shares, grad, x, weight, out, wanted)
 
 
 def backward_depthwise_condition(grad, x, weight, out, stride, padding, dilation, groups, wanted):
@@ -163,35 +163,8 @@ def backward_depthwise(grad, x, weight, out, stride, padding, dilation, groups, 
     shares = conv_cuda.splits(pixels, -(-c // 128) * -(-r * s // 9))
     kernel = cuda().conv_relu_depthwise_backward_cuda
     rows = x.contiguous(memory_format=torch.channels_last)
-    found = _backward(kernel, sizes, shares, grad, rows, weight, out, wanted)
+    found = conv_cuda.gradients(kernel, sizes, shares, grad, rows, weight, out, wanted)
     return (conv.laid_out_like(found[0], x) if wanted[0] else found[0], *found[1:])
-
-
-def _backward(kernel, sizes: tuple[int, ...], shares: int, grad, x, weight, out, wanted):
-    """The gradients by one of our kernels, whose blocks share the sums over pixels among `shares`."""
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    out = out.contiguous(memory_format=torch.channels_last)
-    grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
-    partial = conv_cuda.scratch(grad, shares, weight.numel() + weight.shape[0])
-    kernel(
-        sizes,
-        address(grad),
-        address(out),
-        address(x),
-        x.stride(),
-        address(weight),
-        weight.stride(),
-        address(grad_x) if wanted[0] else 0,
-        grad_x.stride() if wanted[0] else x.stride(),
-        address(grad_weight) if wanted[1] else 0,
-        grad_weight.stride() if wanted[1] else weight.stride(),
-        address(grad_bias) if wanted[2] else 0,
-        address(partial),
-        shares,
-        GPU_DTYPE_CODES[x.dtype],
-        stream(x),
-    )
-    return grad_x, grad_weight, grad_bias
 
 
 def _depthwise_refusal(x: Tensor, weight: Tensor, padding, groups: int) -> str | None:

@@ -161,30 +161,9 @@ def backward_direct(
 ):
     """As reference.backward."""
     sizes = _sizes(x, weight, stride, padding, dilation, pool_kernel, pool_stride, pool_padding)
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    argmax = argmax.contiguous(memory_format=torch.channels_last)
-    grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
     shares = conv_cuda.filter_splits(grad.shape[0] * grad.shape[2] * grad.shape[3], weight)
-    partial = conv_cuda.scratch(grad, shares, weight.numel() + weight.shape[0])
-    cuda().conv_relu_maxpool_direct_backward_cuda(
-        sizes,
-        address(grad),
-        address(argmax),
-        address(x),
-        x.stride(),
-        address(weight),
-        weight.stride(),
-        address(grad_x) if wanted[0] else 0,
-        grad_x.stride() if wanted[0] else x.stride(),
-        address(grad_weight) if wanted[1] else 0,
-        grad_weight.stride() if wanted[1] else weight.stride(),
-        address(grad_bias) if wanted[2] else 0,
-        address(partial),
-        shares,
-        GPU_DTYPE_CODES[x.dtype],
-        stream(x),
-    )
-    return grad_x, grad_weight, grad_bias
+    kernel = cuda().conv_relu_maxpool_direct_backward_cuda
+    return conv_cuda.gradients(kernel, sizes, shares, grad, x, weight, argmax, wanted)
 
 
 def _new_outputs(sizes: tuple[int, ...], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,6 @@ from fastmodel.ops.cross_entropy.reference import class_count, classes_back
 from fastmodel.ops.native import GPU_DTYPE_CODES, address, stream
 
 
-def _check(x: Tensor, target: Tensor, ignore_index: int) -> None:
-    if not target.is_floating_point():
-        check_range("cross_entropy", target, class_count(x), ignore_index)
-
-
 def _forward(x: Tensor, problem: tuple, loss: Tensor, stats: Tensor | None, grad_x: Tensor | None):
     scratch = x.new_empty(problem[4] + 2, dtype=torch.float32)
     env.cuda().cross_entropy_forward_cuda(
@@ -33,7 +28,7 @@ def forward(
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """As reference.forward; a class index out of range fails the device."""
-    _check(x, target, ignore_index)
+    check_range("cross_entropy", target, class_count(x), ignore_index)
     x, target, weight = laid_out(x, target, weight)
     problem = problem_of(x, target, weight, ignore_index, reduction, label_smoothing)
     loss = x.new_empty(x.shape[:-1] if reduction == NONE else ())
@@ -51,7 +46,7 @@ def training(
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """As reference.training; a class index out of range fails the device."""
-    _check(x, target, ignore_index)
+    check_range("cross_entropy", target, class_count(x), ignore_index)
     x, target, weight = laid_out(x, target, weight)
     problem = problem_of(x, target, weight, ignore_index, reduction, label_smoothing)
     loss, grad_x = x.new_empty(()), torch.empty_like(x)
@@ -71,7 +66,7 @@ def backward(
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As reference.backward."""
-    _check(x, target, ignore_index)
+    check_range("cross_entropy", target, class_count(x), ignore_index)
     grad, stats = grad.contiguous(), stats.contiguous()
     x, target, weight = laid_out(x, target, weight)
     problem = problem_of(x, target, weight, ignore_index, reduction, label_smoothing)

@@ -76,8 +76,7 @@ def forward(
     dtype = loss_dtype(x, target, weight)
     wide = x.to(stats_dtype(dtype))
     has_index = not target.is_floating_point()
-    if has_index:
-        class_loss.check_range("cross_entropy", target, class_count(x), ignore_index)
+    class_loss.check_range("cross_entropy", target, class_count(x), ignore_index)
     weight = None if weight is None else weight.to(wide.dtype)
     row = F.cross_entropy(
         wide,

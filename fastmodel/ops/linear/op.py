@@ -4,48 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastmodel.ops import eager, linear_layer, register
+from fastmodel.ops import linear_layer, linear_op
 from fastmodel.ops.linear import reference
 
-
-def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return linear_layer.out_like(x, weight)
-
-
-def _backward_fake(grad, x, weight, wanted):
-    return linear_layer.gradients_like(x, weight, wanted)
-
-
-_forward = register.op(
-    "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", fake=_forward_fake
-)
-_backward = register.op(
-    "linear_backward(Tensor grad, Tensor x, Tensor weight, bool[3] wanted)"
-    " -> (Tensor, Tensor, Tensor)",
-    fake=_backward_fake,
-    pass_="backward",
-)
-
-_call_backward = eager.backward(_backward)
-
-
-def _setup_context(ctx, inputs, output):
-    x, weight, _ = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _derivative(ctx, grad):
-    wanted = list(ctx.needs_input_grad)
-    found = _call_backward(grad, *ctx.saved_tensors, wanted)
-    return tuple(value if want else None for value, want in zip(found, wanted, strict=True))
-
-
-register.autograd(_forward, _setup_context, _derivative)
-_call_forward = eager.forward(_forward, _setup_context, _derivative)
-register.autograd_through_reference(_backward, reference.backward)
-register.autocast(_forward)
-register.flops(_forward, linear_layer.forward_flops)
-register.flops(_backward, linear_layer.backward_flops)
+_call_forward = linear_op.from_inputs("linear", reference.backward)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastmodel.env import cuda
-from fastmodel.ops.mse_loss.native_kernel import laid_out
+from fastmodel.ops.mse_loss.native_kernel import laid_out, laid_out_backward
 from fastmodel.ops.mse_loss.reference import NONE
 from fastmodel.ops.native import GPU_DTYPE_CODES, address, stream
 
@@ -33,12 +33,7 @@ def backward(
     grad: Tensor, x: Tensor, target: Tensor, reduction: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """As reference.backward."""
-    if reduction == NONE:
-        x, target, grad = laid_out(x, target, grad)
-    else:
-        x, target = laid_out(x, target)
-    grad_x = torch.empty_like(x) if wanted[0] else x.new_empty(0)
-    grad_target = torch.empty_like(x) if wanted[1] else x.new_empty(0)
+    grad, x, target, grad_x, grad_target = laid_out_backward(grad, x, target, reduction, wanted)
     cuda().mse_loss_backward_cuda(
         *_problem(x, target, reduction),
         address(grad),

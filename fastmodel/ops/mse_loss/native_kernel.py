@@ -19,6 +19,19 @@ def laid_out(x: Tensor, *others: Tensor) -> list[Tensor]:
     return [x, *(t if t.stride() == x.stride() else torch.empty_like(x).copy_(t) for t in others)]
 
 
+def laid_out_backward(
+    grad: Tensor, x: Tensor, target: Tensor, reduction: int, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """grad, x and target as backward reads them; room for grad_x and grad_target, empty if not wanted."""
+    if reduction == NONE:
+        x, target, grad = laid_out(x, target, grad)
+    else:
+        x, target = laid_out(x, target)
+    grad_x = torch.empty_like(x) if wanted[0] else x.new_empty(0)
+    grad_target = torch.empty_like(x) if wanted[1] else x.new_empty(0)
+    return grad, x, target, grad_x, grad_target
+
+
 def _problem(x: Tensor, target: Tensor, reduction: int) -> tuple:
     """The leading arguments of both kernels."""
     return address(x), address(target), x.numel(), reduction, DTYPE_CODES[x.dtype], threads()
@@ -36,12 +49,7 @@ def backward_cpu(
     grad: Tensor, x: Tensor, target: Tensor, reduction: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """As reference.backward."""
-    if reduction == NONE:
-        x, target, grad = laid_out(x, target, grad)
-    else:
-        x, target = laid_out(x, target)
-    grad_x = torch.empty_like(x) if wanted[0] else x.new_empty(0)
-    grad_target = torch.empty_like(x) if wanted[1] else x.new_empty(0)
+    grad, x, target, grad_x, grad_target = laid_out_backward(grad, x, target, reduction, wanted)
     native().mse_loss_backward_cpu(
         *_problem(x, target, reduction),
         address(grad),

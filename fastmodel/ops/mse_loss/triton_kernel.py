@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmodel.ops.mse_loss.native_kernel import laid_out
+from fastmodel.ops.mse_loss.native_kernel import laid_out, laid_out_backward
 from fastmodel.ops.mse_loss.reference import MEAN, NONE
 from fastmodel.ops.triton_host import MOST_PARTIALS, on_device, sum_rows
 
@@ -94,12 +94,7 @@ def backward(
     grad: Tensor, x: Tensor, target: Tensor, reduction: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """As reference.backward."""
-    if reduction == NONE:
-        x, target, grad = laid_out(x, target, grad)
-    else:
-        x, target = laid_out(x, target)
-    grad_x = torch.empty_like(x) if wanted[0] else x.new_empty(0)
-    grad_target = torch.empty_like(x) if wanted[1] else x.new_empty(0)
+    grad, x, target, grad_x, grad_target = laid_out_backward(grad, x, target, reduction, wanted)
     size = x.numel()
     if size and any(wanted):
         with on_device(x):
