@@ -1,30 +1,35 @@
-"""Does the gate of `fastmodel compare` hold? Runs alike must pass, a planted slowdown must be caught.
+"""Does `fastmodel compare --side-by-side` hold as a gate? Builds alike must pass, a slower one must not.
 
-    python benchmarks/studies/gate.py FOLDER --runs 4            # 4 runs alike, one after the other
-    python benchmarks/studies/gate.py FOLDER --runs 4 --slow     # 4 runs with fastmodel's arm 5 % slower
-    python benchmarks/studies/gate.py FOLDER --result FILE       # compare them all, write the result
+    python benchmarks/studies/gate.py FOLDER --runs 20           # this installation against itself
+    python benchmarks/studies/gate.py FOLDER --runs 10 --slow    # against itself, made 5 % slower
+    python benchmarks/studies/gate.py FOLDER --result FILE       # all of them into one result
 
-The first run in FOLDER is the old report; each other one is held against it with `--fail-below 0.97`.
-Runs that are there are kept, so that the study may be made in pieces. The slowdown is planted in the step
-of fastmodel's arm: after each step it waits until 1/0.95 of the step's time has passed.
+Every run is the command as a CI would type it, with its exit code. Runs that are there are kept, so that the
+study may be made in pieces. The slowdown is planted in the step of fastmodel's arm: after each step it waits
+until 1/0.95 of the step's time has passed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from fastmodel import cli
-from fastmodel.harness.compare import compare
-from fastmodel.harness.store import load_report
+from fastmodel.harness.environment import environment
 from fastmodel.harness.workloads import arms
 
-BOUND = 0.97
+BOUND = 0.99
 SLOWER = 0.95
-BENCH = "bench mnist-cnn --train none --pairs 24 --window-s 0.12 --half-width 0.01 --budget-s 45"
+WORKLOAD = "mnist-cnn"
+PASSED, FAILED = 0, 1
+KINDS = ("alike", "slow")
 
 
 def plant() -> None:
@@ -49,54 +54,66 @@ def plant() -> None:
     arms._build_fastmodel = slowed
 
 
-def measure(folder: Path, runs: int, slow: bool) -> None:
-    if slow:
-        plant()
-    kind = "slow" if slow else "alike"
-    done = len(list(folder.glob(f"{kind}-*")))
-    for number in range(done, done + runs):
-        place = folder / f"{kind}-{number:02d}"
-        start_s = time.perf_counter()
-        code = cli.main([*BENCH.split(), "--out", str(place)])
-        print(f"{place.name}: {time.perf_counter() - start_s:.1f} s", flush=True)
-        if code != 0:
-            sys.exit(code)
+@contextlib.contextmanager
+def slow_interpreter() -> Iterator[Path]:
+    """This interpreter, in which fastmodel is slower from the start."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = f"import runpy; runpy.run_path({str(Path(__file__).resolve())!r})['plant']()\n"
+        Path(folder, "sitecustomize.py").write_text(start)
+        python = Path(folder, "python")
+        python.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        yield python
 
 
-def finished(folder: Path, kind: str) -> list[Path]:
-    """The runs of a kind that came to their end; one that was cut off compares nothing."""
-    return [
-        place
-        for place in sorted(folder.glob(f"{kind}-*"))
-        if (place / "report.json").exists() and load_report(place).complete
+def run(new: Path) -> dict:
+    """One run of the gate: this installation is the old one."""
+    command = [
+        str(Path(sys.executable).with_name("fastmodel")),
+        "compare",
+        sys.executable,
+        str(new),
     ]
+    command += ["--side-by-side", WORKLOAD, "--fail-below", str(BOUND), "--json"]
+    start_s = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    time_s = time.perf_counter() - start_s
+    if done.returncode not in (PASSED, FAILED):
+        sys.exit(done.returncode)
+    return {"exit_code": done.returncode, "time_s": time_s, **json.loads(done.stdout)}
 
 
-def judge(folder: Path, path: Path) -> None:
-    """Every run against the first one."""
-    first, *alike = finished(folder, "alike")
-    old = load_report(first)
-    result: dict = {"bound": BOUND, "planted": SLOWER, "command": f"fastmodel {BENCH}"}
-    result["environment"] = {
-        "cpu": old.environment.cpu_model,
-        "cores": old.environment.cpu_count,
-        "torch": old.environment.torch_version,
+def measure(folder: Path, runs: int, kind: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    done = len(list(folder.glob(f"{kind}-*.json")))
+    with contextlib.ExitStack() as stack:
+        new = stack.enter_context(slow_interpreter()) if kind == "slow" else Path(sys.executable)
+        for number in range(done, done + runs):
+            found = run(new)
+            path = folder / f"{kind}-{number:02d}.json"
+            path.write_text(json.dumps(found, indent=2) + "\n")
+            ratio, verdict = found["ratio"], "failed" if found["exit_code"] else "passed"
+            print(f"{path.stem}: {ratio['estimate']:.3f} {ratio['ci95']} {verdict}", flush=True)
+
+
+def collect(folder: Path, path: Path) -> None:
+    """Every run's verdict and sessions, without the single pairs."""
+    result: dict = {
+        "command": f"fastmodel compare OLD NEW --side-by-side {WORKLOAD} --fail-below {BOUND}",
+        "planted": SLOWER,
+        "environment": dataclasses.asdict(environment()),
     }
-    result["old"] = {"speedup": old.speedup.estimate, "ci95": old.speedup.ci95}
-    for kind, places in (("alike", alike), ("slow", finished(folder, "slow"))):
+    for kind in KINDS:
         rows = []
-        for place in places:
-            new = load_report(place)
-            gate = compare(old, new, BOUND).gate
+        for place in sorted(folder.glob(f"{kind}-*.json")):
+            found = json.loads(place.read_text())
             rows.append(
                 {
-                    "run": place.name,
-                    "ratio": round(gate.ratio.estimate, 4),
-                    "ci95": [round(end, 4) for end in gate.ratio.ci95],
-                    "failed": not gate.passed,
-                    "pairs": new.speedup.pairs,
-                    "duration_s": round(new.duration_s, 1),
-                    "stopped": new.method.stopped,
+                    "ratio": round(found["ratio"]["estimate"], 4),
+                    "ci95": [round(end, 4) for end in found["ratio"]["ci95"]],
+                    "failed": found["exit_code"] == FAILED,
+                    "time_s": round(found["time_s"], 1),
+                    "step_time_s": [session["step_time_s"] for session in found["sessions"]],
                 }
             )
         failed = sum(row["failed"] for row in rows)
@@ -113,6 +130,6 @@ if __name__ == "__main__":
     parser.add_argument("--result", type=Path)
     arguments = parser.parse_args()
     if arguments.runs:
-        measure(arguments.folder, arguments.runs, arguments.slow)
+        measure(arguments.folder, arguments.runs, "slow" if arguments.slow else "alike")
     if arguments.result:
-        judge(arguments.folder, arguments.result)
+        collect(arguments.folder, arguments.result)

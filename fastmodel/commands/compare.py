@@ -13,7 +13,12 @@ from fastmodel.errors import InputError
 from fastmodel.harness import tables
 from fastmodel.harness.compare import Comparisons, SideBySide, Verdict
 from fastmodel.harness.compare import compare as compare_reports
-from fastmodel.harness.side_by_side import FEWEST_SESSIONS, side_by_side
+from fastmodel.harness.side_by_side import (
+    FEWEST_SESSIONS,
+    SESSION_TIME_S,
+    SESSIONS,
+    side_by_side,
+)
 from fastmodel.harness.store import load_report
 from fastmodel.harness.workloads import Options, registry
 from fastmodel.progress import progress_for
@@ -41,11 +46,16 @@ class SlowerError(Exception):
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Of --side-by-side. Default: the workload's."
 )
-@click.option("--sessions", type=click.IntRange(FEWEST_SESSIONS), default=10, show_default=True)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Of --side-by-side: the data set's folder."
+)
+@click.option(
+    "--sessions", type=click.IntRange(FEWEST_SESSIONS), default=SESSIONS, show_default=True
+)
 @click.option(
     "--session-s",
     type=click.FloatRange(0, 600, min_open=True),
-    default=4.5,
+    default=SESSION_TIME_S,
     show_default=True,
     help="Seconds of timing in each session, in which both installations start anew.",
 )
@@ -57,6 +67,7 @@ def compare(
     allow_unlike: bool,
     workload: str | None,
     batch_size: int | None,
+    data: Path | None,
     sessions: int,
     session_s: float,
     as_json: bool,
@@ -69,7 +80,7 @@ def compare(
     else:
         if allow_unlike:
             raise InputError("--allow-unlike is for reports; side by side runs on one machine")
-        options = Options(batch_size=batch_size or registry.batch_size(workload))
+        options = Options(batch_size=batch_size or registry.batch_size(workload), data=data)
         with progress_for(sys.stderr) as progress:
             found = side_by_side(
                 old, new, workload, options, progress, sessions, session_s, fail_below

@@ -5,12 +5,16 @@ installations train in the same seconds, each in a process of its own, ABBA.
 
 Processes differ too: each lies in pages of memory of its own, which the caches like more or less, and stays
 there while it lives. So both start anew for every session, either first in turns, and the sessions' own
-ratios are the samples of the result.
+ratios are the samples of the result: many short sessions say more than few long ones.
+
+A team of threads spins for some milliseconds after its last work, on a core that the other process then
+wants, and finds cold caches when its turn comes. So before each window goes one that is not timed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +31,12 @@ from fastmodel.timing import interleave, mean_of_groups, now_s, paired_ratios
 
 ARM = "fastmodel"
 FEWEST_SESSIONS = 3
+# Two installations alike differ by a standard deviation of 3 % from session to session, by 1 % within one of
+# a second; 5 seconds pass before a session is timed (mnist-cnn, 2 cores of an AMD EPYC 9005).
+SESSIONS, SESSION_TIME_S = 16, 1.0
 _MOST_PAIRS = 100_000
 # Many short windows: a burst of somebody else's work then spoils few of them, and what stands out is bounded.
-_TIMING = Timing(window_time_s=0.02, warmup_time_s=1.0)
+_TIMING = Timing(window_time_s=0.025, warmup_time_s=1.0, warmup_steps=30)
 
 
 def side_by_side(
@@ -38,8 +45,8 @@ def side_by_side(
     source: str,
     options: Options,
     progress: Progress,
-    sessions: int = 10,
-    session_time_s: float = 4.5,
+    sessions: int = SESSIONS,
+    session_time_s: float = SESSION_TIME_S,
     fail_below: float | None = None,
 ) -> SideBySide:
     """Time fastmodel's training step of `source` in both installations.
@@ -100,7 +107,14 @@ def _session(
         runner.run(steps.warmup)
         runner.rewind()
     windows = {name: (lambda runner=r: runner.run(steps.window)) for name, r in runners.items()}
-    before_each = {name: runner.rewind for name, runner in runners.items()}
+
+    # Without the untimed steps, a window after the other installation's took 1.2 times as long as one after
+    # its own, and times varied by 40 %; with 4 of them by 20 %, with 12 by 5 % (mnist-cnn, as above).
+    def prepare(runner: IsolatedRunner) -> None:
+        runner.rewind()
+        runner.run(steps.window)
+
+    before_each = {name: functools.partial(prepare, runner) for name, runner in runners.items()}
     samples = []
     end_s = now_s(device) + time_s
     for sample in interleave(windows, _MOST_PAIRS, device, before_each=before_each):
