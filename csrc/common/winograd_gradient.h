@@ -1,13 +1,13 @@
-// The gradient of the filters of a 3 x 3 convolution of stride 1, by Winograd's F(2 x 2, 3 x 3)
-// (common/winograd.h): GT [sum over tiles of (A g AT) * (BT d B)] G.
+// The gradient of the filters of a convolution of stride 1, by Winograd's F(2 x 2, 3 x 3)
+// (common/winograd.h): GT [sum over tiles of (A g AT) * (BT d B)] G, for each part of the filters.
 //
-// 16 products (C x tiles) with (tiles x K), summed over groups of tiles in a buffer of 16 * C * K
-// floats. While that is small each thread has its own and takes a share of the tiles; a large one
-// is split between the threads by output channels instead, at the price of transforming the inputs
-// once each.
+// 16 products (C x tiles) with (tiles x K) a part, summed over groups of tiles in a buffer of
+// 16 * C * K floats a part. While that is small each thread has its own and takes a share of the
+// tiles; a large one is split between the threads by output channels instead, at the price of
+// transforming the inputs once each.
 //
-// FLOPs: 2 * 16 * tiles * C * K. Bytes: both inputs 4 times (written and read in L2), the sums read
-// and written once a group.
+// FLOPs: 2 * 16 * tiles * C * K, at 5 x 5 filters 2 * 49. Bytes: both inputs 4 times (written and
+// read in L2), the sums read and written once a group.
 #pragma once
 
 #include <numeric>
@@ -38,16 +38,18 @@ inline GradientShares gradient_shares(int64_t sum_bytes, int64_t blocks, int64_t
   return {k, static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(used / k, tiles)))};
 }
 
-// grad_weight (K, C, 3, 3), of any strides, and grad_bias (K), each unless null; true if all that
+// grad_weight (K, C, R, S), of any strides, and grad_bias (K), each unless null; true if all that
 // was written is finite. `gradients` is the source of the output's gradients.
 template <int kVecs, typename T, typename Pixels, typename Gradients>
-bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradients& gradients,
-                              int64_t k_count, const TileGrid& grid, int64_t pad_h, int64_t pad_w,
-                              T* grad_weight, const Strides& stride, T* grad_bias, int threads) {
+bool winograd_weight_gradient(const Pixels& pixels, const Gradients& gradients,
+                              const ConvShape& shape, const TileGrid& grid, T* grad_weight,
+                              const Strides& stride, T* grad_bias, int threads) {
+  const FilterParts parts(shape.r, shape.s);
+  const int64_t c_count = shape.c, k_count = shape.k;
   constexpr int64_t kBlock = kVecs * kLanes;
   const int64_t blocks = (k_count + kBlock - 1) / kBlock;
-  const int64_t row = round_up(c_count, kLanes), sum_rows = round_up(c_count, kWinogradRows);
-  const int64_t sum_floats = blocks * kWinogradPoints * sum_rows * kBlock;
+  const int64_t row = part_row(c_count), sum_rows = round_up(c_count, kWinogradRows);
+  const int64_t sum_floats = blocks * kWinogradPoints * parts.count() * sum_rows * kBlock;
   const GradientShares shares = gradient_shares(sum_floats * 4, blocks, grid.count(), threads);
   const int64_t own_tiles = (grid.count() + shares.tiles - 1) / shares.tiles;
   const int64_t own_blocks = (blocks + shares.k - 1) / shares.k;
@@ -59,9 +61,10 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
   const Workspace sums(shares.tiles * (sum_floats + blocks * kBlock));
   float* bias_sums = sums.get() + shares.tiles * sum_floats;
   const Workspace scratch(shares.k * shares.tiles * own_floats);
-  // Sums of (block, point): [input channel][channel in block].
-  const auto sums_at = [&](int64_t share, int64_t b, int64_t point) {
-    return sums.get() + share * sum_floats + (b * kWinogradPoints + point) * sum_rows * kBlock;
+  // Sums of (block, part, point): [input channel][channel in block].
+  const auto sums_at = [&](int64_t share, int64_t b, int part, int64_t point) {
+    const int64_t at = (b * parts.count() + part) * kWinogradPoints + point;
+    return sums.get() + share * sum_floats + at * sum_rows * kBlock;
   };
   parallel_for(shares.k * shares.tiles, threads, [&](int64_t first, int64_t last, int) {
     for (int64_t task = first; task < last; ++task) {
@@ -74,19 +77,17 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
       float* own_bias = bias_sums + (tile_share * blocks + b0) * kBlock;
       std::fill(own_bias, own_bias + (b1 - b0) * kBlock, 0.0f);
       if (grad_weight != nullptr) {
-        std::fill(sums_at(tile_share, b0, 0), sums_at(tile_share, b1, 0), 0.0f);
+        std::fill(sums_at(tile_share, b0, 0, 0), sums_at(tile_share, b1, 0, 0), 0.0f);
       }
       for (int64_t begin = tile_share * own_tiles; begin < end; begin += group) {
         const int64_t count = std::min(group, end - begin);
-        if (grad_weight != nullptr) {
-          transform_tiles(pixels, grid, begin, count, pad_h, pad_w, c_count, v, v_plane);
-        }
         std::fill(group_bias, group_bias + (b1 - b0) * kBlock, 0.0f);
         for (int64_t t = 0; t < count; ++t) {
           const Tile tile = tile_at(grid, begin + t);
           typename Gradients::Pixel pixel[4];
           for (int i = 0; i < 4; ++i) {
-            pixel[i] = gradients.at(tile.n, 2 * tile.row + i / 2, 2 * tile.col + i % 2);
+            pixel[i] =
+                gradients.at(tile.n, tile.p + i / 2 * grid.step_h, tile.q + i % 2 * grid.step_w);
           }
           for (int64_t k = b0 * kBlock; k < b1 * kBlock; k += kLanes) {
             const int lanes =
@@ -105,19 +106,24 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
         }
         for (int64_t k = 0; k < (b1 - b0) * kBlock; ++k) own_bias[k] += group_bias[k];
         if (grad_weight == nullptr) continue;
-        for (int point = 0; point < kWinogradPoints; ++point) {
-          for (int64_t b = b0; b < b1; ++b) {
-            const float* gradient = w + ((b - b0) * kWinogradPoints + point) * g_plane;
-            for (int64_t c = 0; c < c_count; c += kWinogradRows) {
-              const float* a[kWinogradRows];
-              for (int i = 0; i < kWinogradRows; ++i) {
-                a[i] = v + point * v_plane + std::min(c + i, c_count - 1);
-              }
-              float* sum = sums_at(tile_share, b, point) + c * kBlock;
-              for (int64_t t = 0; t < count; t += kSumTiles) {
-                const int64_t terms = std::min(kSumTiles, count - t);
-                multiply<true, kVecs>(a, row, gradient + t * kBlock, terms, sum);
-                for (int i = 0; i < kWinogradRows; ++i) a[i] += kSumTiles * row;
+        for (int part = 0; part < parts.count(); ++part) {
+          transform_tiles(pixels, &parts[part], 1, grid, begin, count, shape.pad_h, shape.pad_w,
+                          c_count, v, v_plane);
+          for (int point = 0; point < kWinogradPoints; ++point) {
+            if (!parts.has_term(part, point)) continue;
+            for (int64_t b = b0; b < b1; ++b) {
+              const float* gradient = w + ((b - b0) * kWinogradPoints + point) * g_plane;
+              for (int64_t c = 0; c < c_count; c += kWinogradRows) {
+                const float* a[kWinogradRows];
+                for (int i = 0; i < kWinogradRows; ++i) {
+                  a[i] = v + point * v_plane + std::min(c + i, c_count - 1);
+                }
+                float* sum = sums_at(tile_share, b, part, point) + c * kBlock;
+                for (int64_t t = 0; t < count; t += kSumTiles) {
+                  const int64_t terms = std::min(kSumTiles, count - t);
+                  multiply<true, kVecs>(a, row, gradient + t * kBlock, terms, sum);
+                  for (int i = 0; i < kWinogradRows; ++i) a[i] += kSumTiles * row;
+                }
               }
             }
           }
@@ -137,12 +143,15 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
   std::atomic<bool> is_finite{true};
   constexpr int64_t kChunk = 8;
   const int64_t chunks = (c_count + kChunk - 1) / kChunk;
-  parallel_for(blocks * chunks, threads, [&](int64_t begin, int64_t end, int) {
+  parallel_for(blocks * chunks * parts.count(), threads, [&](int64_t begin, int64_t end, int) {
     float taps[kChunk][9][kMostVecs * kLanes];
     Vec rest = {};
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / chunks, first = task % chunks * kChunk;
-      const int64_t count = std::min(kChunk, c_count - first), k0 = b * kBlock;
+      const int p = static_cast<int>(task % parts.count());
+      const FilterPart& part = parts[p];
+      const int64_t b = task / parts.count() / chunks, k0 = b * kBlock;
+      const int64_t first = task / parts.count() % chunks * kChunk;
+      const int64_t count = std::min(kChunk, c_count - first);
       const int64_t channels = std::min(kBlock, k_count - k0);
       for (int64_t c = 0; c < count; ++c) {
         for (int64_t k = 0; k < kBlock; k += kLanes) {
@@ -151,11 +160,11 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
           for (int i = 0; i < kWinogradPoints; ++i) {
             Vec total = {};
             for (int share = 0; share < shares.tiles; ++share) {
-              total += load(sums_at(share, b, i) + (first + c) * kBlock + k);
+              total += load(sums_at(share, b, p, i) + (first + c) * kBlock + k);
             }
             m[i / 4][i % 4] = total;
           }
-          transform_filter_gradient(m, g);
+          transform_filter_gradient(m, part, g);
           FASTMODEL_UNROLL
           for (int tap = 0; tap < 9; ++tap) {
             rest += g[tap / 3][tap % 3] - g[tap / 3][tap % 3];
@@ -166,8 +175,11 @@ bool winograd_weight_gradient(const Pixels& pixels, int64_t c_count, const Gradi
       for (int64_t k = 0; k < channels; ++k) {
         for (int64_t c = 0; c < count; ++c) {
           T* to = grad_weight + (k0 + k) * stride.d0 + (first + c) * stride.d1;
-          for (int64_t tap = 0; tap < 9; ++tap) {
-            from_float(taps[c][tap][k], to + tap / 3 * stride.d2 + tap % 3 * stride.d3);
+          for (int64_t r = 0; r < part.taps_r; ++r) {
+            for (int64_t s = 0; s < part.taps_s; ++s) {
+              from_float(taps[c][r * 3 + s][k],
+                         to + (part.r + r) * stride.d2 + (part.s + s) * stride.d3);
+            }
           }
         }
       }

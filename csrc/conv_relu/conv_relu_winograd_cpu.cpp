@@ -1,4 +1,5 @@
-// conv_relu on the CPU for 3 x 3 filters of stride 1, by Winograd's F(2 x 2, 3 x 3).
+// conv_relu on the CPU for filters of 3 to 6 taps a side of stride 1 and any dilation, by
+// Winograd's F(2 x 2, 3 x 3).
 //
 // Bias, ReLU and ReLU's mask are applied where a tile is written or read: no pass of their own.
 // FLOPs and bytes: common/winograd_convolution.h, common/winograd_gradient.h.
@@ -9,19 +10,23 @@
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
 
+TileGrid output_tiles(const ConvShape& shape) {
+  return TileGrid::over(shape.n, shape.p, shape.q, shape.dilation_h, shape.dilation_w);
+}
+
 template <int kVecs, typename T>
 bool forward(const ConvReluForward& a) {
   const ConvShape& shape = a.shape;
   const DensePixels<T> pixels(static_cast<const T*>(a.x), a.x_stride, shape.c, shape.h, shape.w);
-  const WinogradFilters filters(static_cast<const T*>(a.weight), a.weight_stride, shape.c, shape.k,
-                                kVecs, a.threads);
+  const WinogradFilters filters(static_cast<const T*>(a.weight), a.weight_stride,
+                                {shape.r, shape.s}, shape.c, shape.k, kVecs, a.threads);
   const T* bias = static_cast<const T*>(a.bias);
   T* out = static_cast<T*>(a.out);
-  const TileGrid grid{shape.n, (shape.p + 1) / 2, (shape.q + 1) / 2};
+  const TileGrid grid = output_tiles(shape);
   const auto write = [&](const Tile& tile, int64_t k, const Vec(&y)[2][2], int lanes) {
     const Vec b = bias == nullptr ? Vec{} : load_first(bias + k, lanes);
     for (int i = 0; i < 4; ++i) {
-      const int64_t p = 2 * tile.row + i / 2, q = 2 * tile.col + i % 2;
+      const int64_t p = tile.p + i / 2 * grid.step_h, q = tile.q + i % 2 * grid.step_w;
       if (p >= shape.p || q >= shape.q) continue;
       T* to = out + ((tile.n * shape.p + p) * shape.q + q) * shape.k + k;
       store_first(to, relu(y[i / 2][i % 2] + b), lanes);
@@ -35,11 +40,10 @@ template <int kVecs, typename T>
 bool weight_gradient(const ConvReluBackward& a, const ReluGradientPixels<T>& gradients) {
   const ConvShape& shape = a.shape;
   const DensePixels<T> pixels(static_cast<const T*>(a.x), a.x_stride, shape.c, shape.h, shape.w);
-  const TileGrid grid{shape.n, (shape.p + 1) / 2, (shape.q + 1) / 2};
-  return winograd_weight_gradient<kVecs>(pixels, shape.c, gradients, shape.k, grid, shape.pad_h,
-                                         shape.pad_w, static_cast<T*>(a.grad_weight),
-                                         a.grad_weight_stride, static_cast<T*>(a.grad_bias),
-                                         a.threads);
+  const TileGrid grid = output_tiles(shape);
+  return winograd_weight_gradient<kVecs>(pixels, gradients, shape, grid,
+                                         static_cast<T*>(a.grad_weight), a.grad_weight_stride,
+                                         static_cast<T*>(a.grad_bias), a.threads);
 }
 
 template <typename T>

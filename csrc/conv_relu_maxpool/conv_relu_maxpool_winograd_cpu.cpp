@@ -1,4 +1,4 @@
-// conv_relu_maxpool on the CPU for 3 x 3 filters of stride 1 and 2 x 2 windows side by side, by
+// conv_relu_maxpool on the CPU for filters of 3 to 6 taps a side, stride 1 and 2 x 2 windows, by
 // Winograd's F(2 x 2, 3 x 3): a tile's outputs are a window.
 //
 // Forward takes the window's maximum where the tile comes out of its inverse transform. Backward
@@ -14,14 +14,17 @@ namespace {
 
 constexpr int32_t kDead = 4;
 
+// A tile for each window.
+TileGrid windows(const ConvShape& shape) { return {shape.n, shape.pp, shape.pq, 1, 1}; }
+
 template <int kVecs, typename T>
 bool forward(const ConvReluMaxpoolForward& a) {
   const ConvShape& shape = a.shape;
   const DensePixels<T> pixels(static_cast<const T*>(a.x), a.x_stride, shape.c, shape.h, shape.w);
-  const WinogradFilters filters(static_cast<const T*>(a.weight), a.weight_stride, shape.c, shape.k,
-                                kVecs, a.threads);
+  const WinogradFilters filters(static_cast<const T*>(a.weight), a.weight_stride,
+                                {shape.r, shape.s}, shape.c, shape.k, kVecs, a.threads);
   const T* bias = static_cast<const T*>(a.bias);
-  const TileGrid grid{shape.n, shape.pp, shape.pq};
+  const TileGrid grid = windows(shape);
   const auto write = [&](const Tile& tile, int64_t k, const Vec(&y)[2][2], int lanes) {
     const Vec b = bias == nullptr ? Vec{} : load_first(bias + k, lanes);
     Vec window[4][1];
@@ -29,7 +32,7 @@ bool forward(const ConvReluMaxpoolForward& a) {
     for (int i = 0; i < 4; ++i) window[i][0] = y[i / 2][i % 2] + b;
     WindowMax<1> best;
     best.take(window, 0);
-    const int64_t at = ((tile.n * shape.pp + tile.row) * shape.pq + tile.col) * shape.k + k;
+    const int64_t at = ((tile.n * shape.pp + tile.p / 2) * shape.pq + tile.q / 2) * shape.k + k;
     best.write(0, kDead, static_cast<T*>(a.out) + at, a.argmax + at, lanes);
   };
   return winograd_convolution<kVecs>(pixels, filters, grid, shape.pad_h, shape.pad_w, a.threads,
@@ -40,8 +43,7 @@ template <int kVecs, typename T>
 bool weight_gradient(const ConvReluMaxpoolBackward& a, const PoolGradientPixels<T>& gradients) {
   const ConvShape& shape = a.shape;
   const DensePixels<T> pixels(static_cast<const T*>(a.x), a.x_stride, shape.c, shape.h, shape.w);
-  return winograd_weight_gradient<kVecs>(pixels, shape.c, gradients, shape.k,
-                                         {shape.n, shape.pp, shape.pq}, shape.pad_h, shape.pad_w,
+  return winograd_weight_gradient<kVecs>(pixels, gradients, shape, windows(shape),
                                          static_cast<T*>(a.grad_weight), a.grad_weight_stride,
                                          static_cast<T*>(a.grad_bias), a.threads);
 }

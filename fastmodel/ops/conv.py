@@ -203,11 +203,13 @@ def native_condition(x: Tensor, weight: Tensor, padding: Pair, groups: int) -> s
 
 def winograd_condition(weight: Tensor, stride, padding, dilation, groups: int) -> str | None:
     """Why the Winograd kernels do not take this convolution, or None if they do."""
-    if weight.shape[2:] != (3, 3) or tuple(stride) != (1, 1) or tuple(dilation) != (1, 1):
-        return "its filters are not 3 x 3 of stride 1 and dilation 1"
+    taps = weight.shape[2:]
+    if not all(3 <= side <= 6 for side in taps) or tuple(stride) != (1, 1):
+        return "its filters are not of 3 to 6 taps a side and stride 1"
     if groups != 1:
         return "groups"
-    if max(padding) > 2:
+    reach = [step * (side - 1) for step, side in zip(dilation, taps, strict=True)]
+    if any(pad > most for pad, most in zip(padding, reach, strict=True)):
         return "the border is wider than the filters"
     return None
 

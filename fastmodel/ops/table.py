@@ -108,7 +108,7 @@ def _native(op: str, pass_: str, condition: str | None = None, worth: str | None
 
 
 def _winograd(op: str, pass_: str) -> Row:
-    """The native kernels for 3 x 3 filters of stride 1 over many channels."""
+    """The native kernels for filters of 3 to 6 taps a side and stride 1 over many channels."""
     kernel, check = f"native_kernel:{pass_}_winograd", "native_kernel:winograd_condition"
     worth = f"worth:{pass_}_winograd"
     return Row(

@@ -65,6 +65,21 @@ CASES = {
     # Sums of more than 1 MiB: threads share the output channels instead of the tiles.
     "large-sums": ConvInputs((1, 150, 6, 6), 140, padding=(1, 1)),
     "empty": ConvInputs((0, 8, 6, 6), 8),
+    # Filters of several parts: 4 taps are 2 + 2, 5 are 3 + 2, 6 are 3 + 3, along either side alone or both.
+    "5x5": ConvInputs((2, 33, 9, 10), 20, (5, 5), padding=(2, 2)),
+    "5x5-one-pixel": ConvInputs((1, 3, 5, 5), 2, (5, 5)),
+    "5x5-nchw": ConvInputs((3, 16, 13, 12), 31, (5, 5), padding=(4, 0), is_channels_last=False),
+    "5x5-many-groups": ConvInputs((2, 5, 27, 29), 20, (5, 5), padding=(1, 1)),
+    "5x5-large-sums": ConvInputs((1, 70, 7, 7), 72, (5, 5), padding=(2, 2)),
+    "4x4": ConvInputs((2, 7, 9, 9), 9, (4, 4), padding=(1, 3)),
+    "6x6": ConvInputs((2, 17, 8, 8), 5, (6, 6), padding=(5, 2)),
+    "3x5": ConvInputs((2, 9, 7, 8), 18, (3, 5), padding=(1, 2)),
+    "5x3": ConvInputs((2, 9, 8, 7), 18, (5, 3), padding=(2, 1)),
+    "dilated": ConvInputs((2, 18, 11, 10), 7, padding=(2, 3), dilation=(2, 3)),
+    "dilated-one-side": ConvInputs((1, 5, 12, 6), 33, padding=(3, 0), dilation=(3, 1)),
+    "dilated-wide": ConvInputs((1, 4, 21, 20), 6, padding=(9, 8), dilation=(9, 4)),
+    "dilated-5x5": ConvInputs((2, 9, 15, 17), 8, (5, 5), padding=(4, 5), dilation=(2, 2)),
+    "4x6": ConvInputs((1, 6, 8, 9), 6, (4, 6), padding=(2, 3)),
 }
 
 
@@ -90,8 +105,8 @@ def gradients(kernels, inputs, result, wanted=(True, True, True)):
 @pytest.mark.parametrize("op", OPS)
 def test_equals_the_reference(op, case, dtype, threads, monkeypatch):
     kernels, drawn = OPS[op], CASES[case]
-    if op == "conv_relu_maxpool" and min(drawn.out) < 2:
-        pytest.skip("no window fits")
+    if op == "conv_relu_maxpool" and (min(drawn.out) < 2 or drawn.dilation != (1, 1)):
+        pytest.skip("no window fits, or a tile is none")
     inputs = drawn.make(dtype)
     monkeypatch.setattr(kernels.kernel, "threads", lambda: threads)
     result = kernels.forward(inputs)
@@ -105,11 +120,13 @@ def test_equals_the_reference(op, case, dtype, threads, monkeypatch):
     assert found[0].stride() == torch.empty_like(inputs[0]).stride()
 
 
+@pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("op", OPS)
-def test_error_is_no_larger_than_twice_pytorchs(op):
+def test_error_is_no_larger_than_twice_pytorchs(op, side):
     """Root mean square over a layer of 64 channels, forward and every gradient."""
     kernels = OPS[op]
-    inputs = ConvInputs((4, 64, 28, 28), 64, padding=(1, 1)).make(torch.float32)
+    drawn = ConvInputs((4, 64, 28, 28), 64, (side, side), padding=(side // 2,) * 2)
+    inputs = drawn.make(torch.float32)
     result, expected = kernels.forward(inputs), kernels.expected(inputs)
     plain = kernels.reference.forward(*inputs, *kernels.extra)
     found, wanted = gradients(kernels, inputs, result)
@@ -131,12 +148,13 @@ def test_error_is_no_larger_than_twice_pytorchs(op):
         assert error(ours, exact) <= 2 * error(others, exact)
 
 
+@pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
 @pytest.mark.parametrize("op", OPS)
-def test_nan_infinity_and_overflow(op, value):
+def test_nan_infinity_and_overflow(op, value, side):
     """One such pixel spoils what the direct sum would have spoiled, not its whole tile."""
     kernels = OPS[op]
-    inputs = ConvInputs((2, 4, 10, 10), 6, padding=(1, 1)).make(torch.float32)
+    inputs = ConvInputs((2, 4, 10, 10), 6, (side, side), padding=(1, 1)).make(torch.float32)
     inputs[0][0, 1, 4, 5] = value
     result = kernels.forward(inputs)
     plain = kernels.reference.forward(*inputs, *kernels.extra)
@@ -209,9 +227,12 @@ def test_serves_wide_layers(op):
     rest = (*kernels.extra, [True] * 3)
     chosen = dispatch.choose(op, "backward", *saved, *geometry, *rest)
     assert chosen is kernels.kernel.backward_winograd
-    for other in ({"stride": (2, 1)}, {"dilation": (1, 2)}, {"kernel": (3, 5)}, {"groups": 2}):
+    for other in ({"stride": (2, 1)}, {"kernel": (3, 7)}, {"groups": 2}, {"padding": (3, 0)}):
         inputs = ConvInputs((8, 64, 28, 28), 64, **other).make(torch.float32)
         assert kernels.kernel.winograd_condition(*inputs, *kernels.extra) is not None
+    dilated = ConvInputs((8, 64, 28, 28), 64, dilation=(1, 2)).make(torch.float32)
+    is_taken = kernels.kernel.winograd_condition(*dilated, *kernels.extra) is None
+    assert is_taken == (op == "conv_relu")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ epilogue loses NaN): the fused one is 1.3x at a first layer of 3 to 32 channels,
 Backward: grad_x is added up in memory, R * S times an element for every 64 output channels; oneDNN keeps
 it in registers but needs the masked gradient written: fused 2.2x at first layers, level at 64 to 64 channels
 of 3 x 3 dilated filters; with 1 x 1 filters 1.04x at 256 to 512 channels of 14 x 14, 0.95x at 512 to 512.
-Winograd's backward: 0.86x at 16 images of 512 channels of 7 x 7, where the row behind it makes 1.3x.
+Winograd's backward: 0.86x at 16 images of 512 channels of 7 x 7, where the row behind it makes 1.3x; at
+4 x 4, 5 x 5 and dilated filters 1.04x to 1.8x, forward 1.1x to 1.6x
+(benchmarks/results/winograd-parts-epyc-2core.json).
 Depthwise backward 1.05x to 2.4x alone.
 """
 

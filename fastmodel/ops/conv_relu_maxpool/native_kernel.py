@@ -31,6 +31,8 @@ def winograd_condition(*args):
     weight, geometry = (args[1], args[3:]) if is_forward else (args[2], args[4:-1])
     if any(tuple(pair) != (2, 2) for pair in geometry[4:6]) or tuple(geometry[6]) != (0, 0):
         return "its windows are not 2 x 2 side by side"
+    if tuple(geometry[2]) != (1, 1):
+        return "a tile of a dilated convolution is no window"
     return conv.winograd_condition(weight, *geometry[:4])
 
 

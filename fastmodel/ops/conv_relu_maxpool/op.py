@@ -100,8 +100,8 @@ def conv_relu_maxpool(
     Returns:
         (N, K, PP, PQ) or (K, PP, PQ), channels_last, dtype of x; under autocast the dtype of the region.
         Inputs are left as they are; the result is deterministic for a fixed thread count. Where several
-        pixels of a window are equal the first gets the gradient; layers of 3 x 3 filters over many channels
-        are computed by Winograd's algorithm, where equal means equal after its rounding.
+        pixels of a window are equal the first gets the gradient; layers of 3 x 3 to 6 x 6 filters over many
+        channels are computed by Winograd's algorithm, where equal means equal after its rounding.
 
     Raises:
         InputError: shapes, dtypes or devices do not fit together.

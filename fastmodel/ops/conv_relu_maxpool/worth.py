@@ -3,10 +3,13 @@
 Forward streams a block of filters (R * S * C x 64 channels) from L2; backward skips most of the work where
 windows do not overlap. Bounds: float32 against the library row, 2 cores with AVX-512 (AMD EPYC 9005),
 benchmarks/results/epyc-2core/conv_relu_maxpool.json: forward 1.07x at 128 channels of 16 x 16, 0.94x at
-256 of 8 x 8; backward 1.6x and 1.3x.
+256 of 8 x 8; backward 1.6x and 1.3x. Winograd's at 5 x 5 filters against these: forward 1.5x to 1.8x,
+backward 0.65x to 0.97x (benchmarks/results/winograd-parts-epyc-2core.json).
 """
 
 from __future__ import annotations
+
+import math
 
 from fastmodel.ops import conv
 
@@ -47,6 +50,7 @@ def forward_winograd(x, weight, *_):
 
 def backward_winograd(grad, x, weight, *_):
     """None where the Winograd backward is the faster one, else the reason."""
-    if min(weight.shape[:2]) < 64:
-        return "few channels: sums over the live pixels alone are faster"
+    is_large = math.prod(weight.shape[2:]) <= 9 or weight.numel() > MOST_BACKWARD_FILTERS
+    if min(weight.shape[:2]) < 64 or not is_large:
+        return "sums over the live pixels alone are faster"
     return conv.winograd_worth(x, weight)
