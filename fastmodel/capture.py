@@ -267,7 +267,7 @@ def capture_step(
         example_batch: (inputs, targets) as every full batch is, on any device. inputs are a tensor, a tuple
             of positional arguments, or a dict of keyword arguments. Only looked at, not trained on.
         scaler: scales the loss, unscales in the step, and is updated; the optimizer must be one that takes
-            the scale (`fused=True`, or `fm.optim`).
+            the scale (`fused=True`, or one of `fm.optim`, with `fm.optim.GradScaler` too).
         autocast: run forward and loss under autocast to this dtype.
 
     Returns:
@@ -369,7 +369,7 @@ def parts_refusal(
         and scaler.is_enabled()
         and not getattr(optimizer, "_step_supports_amp_scaling", False)
     ):
-        return f"a GradScaler's step of {name} waits for the device; pass fused=True, or fm.optim"
+        return f"a GradScaler's step of {name} waits for the device; pass fused=True, or take fm.optim's"
     return None
 
 

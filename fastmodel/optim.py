@@ -1,6 +1,7 @@
-"""Drop-in optimizers: each is a subclass of the PyTorch optimizer it stands for."""
+"""Drop-in optimizers and their GradScaler: each is a subclass of PyTorch's that it stands for."""
 
 from fastmodel.ops.adam import Adam, AdamW
+from fastmodel.ops.grad_scaler import GradScaler
 from fastmodel.ops.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW"]
+__all__ = ["SGD", "Adam", "AdamW", "GradScaler"]

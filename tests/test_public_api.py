@@ -44,7 +44,7 @@ NAMES = {
         "linear_cross_entropy",
         "mse_loss",
     },
-    fm.optim: {"Adam", "AdamW", "SGD"},
+    fm.optim: {"Adam", "AdamW", "GradScaler", "SGD"},
 }
 STANDS_FOR = {
     fm.nn.AddLayerNorm: nn.LayerNorm,
@@ -65,6 +65,7 @@ STANDS_FOR = {
     fm.nn.RMSNorm: nn.RMSNorm,
     fm.optim.Adam: torch.optim.Adam,
     fm.optim.AdamW: torch.optim.AdamW,
+    fm.optim.GradScaler: torch.amp.GradScaler,
     fm.optim.SGD: torch.optim.SGD,
 }
 

@@ -108,7 +108,7 @@ def mixed(name: str, shapes: Sequence[tuple[int, ...]]) -> Race:
 
     PyTorch's sequence is what its documentation gives for a model in bfloat16 with masters: copy the
     gradients to the masters', unscale and look for infinities, clip, step (fused), copy the masters back.
-    Ours is one step with `master_weights` and `max_grad_norm`.
+    Ours is one step with `master_weights` and `max_grad_norm`, under `fm.optim.GradScaler`.
     """
     count = sum(map(_size, shapes))
     grads = _tensors(shapes, torch.bfloat16)
@@ -124,14 +124,14 @@ Pair = tuple[Callable[[], object], Callable[[], list[Tensor]]]
 """The step, and an answer: that it runs is what is checked here, the numbers are by the tests."""
 
 
-def _scaler() -> torch.amp.GradScaler:
-    scaler = torch.amp.GradScaler(measure.DEVICE, init_scale=_SCALE, growth_interval=10**9)
+def _scaler(kind: type[torch.amp.GradScaler]) -> torch.amp.GradScaler:
+    scaler = kind(measure.DEVICE, init_scale=_SCALE, growth_interval=10**9)
     scaler.scale(torch.ones((), device=measure.DEVICE))  # it makes its state in the first use
     return scaler
 
 
 def _own_mixed_step(shapes: Sequence[tuple[int, ...]], grads: list[Tensor]) -> Pair:
-    scaler = _scaler()
+    scaler = _scaler(fm.optim.GradScaler)
     options = {**_OPTIONS, "fused": True, "max_grad_norm": _MAX_NORM, "master_weights": True}
     optimizer = _over(
         _tensors(shapes, torch.bfloat16), grads, lambda leaves: fm.optim.AdamW(leaves, **options)
@@ -147,7 +147,7 @@ def _own_mixed_step(shapes: Sequence[tuple[int, ...]], grads: list[Tensor]) -> P
 def _torchs_mixed_step(
     shapes: Sequence[tuple[int, ...]], grads: list[Tensor], mode: dict[str, bool]
 ) -> Pair:
-    scaler = _scaler()
+    scaler = _scaler(torch.amp.GradScaler)
     params = _tensors(shapes, torch.float32)
     copies = [param.to(torch.bfloat16) for param in params]
     wide = [torch.empty_like(param) for param in params]

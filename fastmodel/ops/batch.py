@@ -16,9 +16,7 @@ MASTER, AVERAGE = "master_param", "ema_param"
 _IMPLEMENTATIONS = "foreach=, or fused=False, asks for one of PyTorch's own implementations"
 
 
-def options_refusal(
-    group: dict[str, Any], is_scaled: bool, can_capture: bool = False
-) -> str | None:
+def options_refusal(group: dict[str, Any], can_capture: bool = False) -> str | None:
     """Why a kernel of ours does not step this group, from its options alone; None if it does.
 
     `can_capture`: does the kernel read on the device what changes from step to step?
@@ -27,8 +25,6 @@ def options_refusal(
         return "differentiable steps, and capturable ones that no CUDA kernel takes, are PyTorch's"
     if not group["fused"] and (group["fused"] is not None or group["foreach"] is not None):
         return _IMPLEMENTATIONS
-    if is_scaled and not group["fused"]:
-        return "grad_scale and found_inf need fused=True"
     for key in ("lr", "weight_decay"):
         if isinstance(group[key], Tensor) and group[key].requires_grad:
             return f"{key} wants a gradient"
@@ -62,7 +58,7 @@ class Batch:
     """The factor, on some device, that clips the gradients."""
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
-    """As `GradScaler` leaves them on the optimizer for `fused=True`."""
+    """As `GradScaler` leaves them on the optimizer."""
 
     @property
     def is_scaled(self) -> bool:

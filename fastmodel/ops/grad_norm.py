@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,39 +12,48 @@ from fastmodel.ops.batch import Batch
 from fastmodel.ops.native import address, stream, threads
 
 
-def clip_factor(batches: Sequence[Batch], max_grad_norm: float) -> Tensor:
+def square_sums(batches: Sequence[Batch]) -> list[Tensor]:
+    """Of all gradients of batches with tables, as they lie: a float64 of each device.
+
+    No square of a finite gradient overflows, so a sum is finite if all its gradients are. On a GPU nothing is
+    waited for.
+    """
+    by_device: dict[tuple[torch.device, bool], list[Batch]] = {}
+    for batch in batches:
+        by_device.setdefault((batch.params[0].device, batch.is_for_gpu), []).append(batch)
+    return [
+        _square_sum_gpu(found) if is_for_gpu else _square_sum_cpu(found)
+        for (_, is_for_gpu), found in by_device.items()
+    ]
+
+
+def clip_factor(
+    batches: Sequence[Batch], max_grad_norm: float, sums: list[Tensor] | None = None
+) -> Tensor:
     """That of `torch.nn.utils.clip_grad_norm_`: a tensor of one element.
 
     Gradients in tables are summed in float64, in one sweep; the others by PyTorch. Where all are in tables on
-    one GPU, nothing is waited for.
+    one GPU, nothing is waited for. `sums` are those of `square_sums`, where all have been summed already.
     """
-    by_device: dict[torch.device, list[Batch]] = {}
-    for batch in batches:
-        if batch.is_for_gpu and batch.table is not None:
-            by_device.setdefault(batch.params[0].device, []).append(batch)
-    others = [batch for batch in batches if not (batch.is_for_gpu and batch.table is not None)]
+    if sums is None:
+        sums = square_sums([batch for batch in batches if batch.table is not None])
+    others = [grad for batch in batches if batch.table is None for grad in batch.grads]
     scale = batches[0].grad_scale
-    sums = [_square_sum_gpu(found) for found in by_device.values()]
-    if len(sums) == 1 and not others:
+    if len(sums) == 1 and not others and batches[0].is_for_gpu:
         return _clip_gpu(sums[0], max_grad_norm, scale)
-    norm = _norm(others)
-    if sums:
-        total = norm.to(torch.float64).square()
-        norm = sum((s.to(total.device) for s in sums), total).sqrt()
+    if others:
+        norm = torch.nn.utils.get_total_norm(others)
+        sums = [norm.to(torch.float64).square(), *sums]
+    if len(sums) > 1 or not others:
+        norm = sum((s.to(sums[0].device) for s in sums[1:]), sums[0]).sqrt()
     if scale is not None:
         norm = norm / scale.to(norm.device)
     return torch.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
 
 
-def _norm(batches: Sequence[Batch]) -> Tensor:
-    """Of the gradients on the CPU, and of those that are in no table."""
-    tables = [batch.table for batch in batches if batch.table is not None]
-    others = [grad for batch in batches if batch.table is None for grad in batch.grads]
-    norm = torch.nn.utils.get_total_norm(others)
-    if not tables:
-        return norm
-    square_sum = env.native().grad_square_sum_cpu(tables, threads())
-    return torch.tensor(math.sqrt(square_sum + norm.item() ** 2), dtype=torch.float64)
+def _square_sum_cpu(batches: Sequence[Batch]) -> Tensor:
+    tables = [batch.table for batch in batches]
+    return torch.tensor(env.native().grad_square_sum_cpu(tables, threads()), dtype=torch.float64)
 
 
 def _square_sum_gpu(batches: Sequence[Batch]) -> Tensor:

@@ -25,7 +25,7 @@ from fastmodel import env
 from fastmodel.errors import InputError
 from fastmodel.ops import dispatch, tensor_table
 from fastmodel.ops.batch import MASTER, Batch, options_refusal
-from fastmodel.ops.grad_norm import clip_factor
+from fastmodel.ops.grad_norm import clip_factor, square_sums
 
 _OWN_OPTIONS = ("max_grad_norm", "state_dtype", "master_weights", "ema_decay")
 """Attributes that PyTorch's optimizers have not, and no state_dict holds."""
@@ -81,6 +81,11 @@ class FusedStep(torch.optim.Optimizer):
     master_weights: bool = False
     """Do the states of bfloat16 and float16 parameters hold float32 copies of them?"""
 
+    _step_supports_amp_scaling = True
+    """A `GradScaler` leaves unscaling, and the step's being left out, to the step."""
+    _square_sums: list[Tensor] | None = None
+    """Of the gradients that the next step finds, where `square_sums` was asked for them."""
+
     def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The entries of a state that are shaped like the parameter."""
         raise NotImplementedError
@@ -108,7 +113,10 @@ class FusedStep(torch.optim.Optimizer):
         """
         if torch.compiler.is_compiling():
             return self._step_outside_graph(closure)
-        if _profiler_enabled() or self._has_step_hooks():
+        has_hooks = self._has_step_hooks()
+        if has_hooks or closure is not None:
+            self._square_sums = None  # either may change the gradients
+        if has_hooks or _profiler_enabled():
             return _observed_step(self, closure)
         return self._step(closure)
 
@@ -137,8 +145,27 @@ class FusedStep(torch.optim.Optimizer):
             for param in group["params"]:
                 param.grad = None
 
+    @torch.no_grad()
+    def square_sums(self) -> list[Tensor] | None:
+        """The sum of the squares of the gradients as they lie, of each device; the step that follows uses it.
+
+        float64, and finite if every gradient is. None where PyTorch has to look at them: sparse or sharded
+        ones, and what its own step takes.
+        """
+        # Who has a DTensor has imported this, which takes long.
+        module = sys.modules.get("torch.distributed.tensor")
+        params = (param for group in self.param_groups for param in group["params"])
+        if module is not None and any(isinstance(param, module.DTensor) for param in params):
+            return None
+        batches = self._all_batches()
+        if any(batch.table is None for batch in batches):
+            return None
+        self._square_sums = square_sums(batches)
+        return self._square_sums
+
     def _step(self, closure: Callable[[], Any] | None) -> Any:
-        loss = None
+        loss, sums = None, self._square_sums
+        self._square_sums = None
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             if closure is not None:
                 with torch.enable_grad():
@@ -148,7 +175,7 @@ class FusedStep(torch.optim.Optimizer):
                 dispatch.choose(self._op, "step", batch.params[0], [batch]) for batch in batches
             ]
             if self.max_grad_norm is not None and batches:
-                clip = clip_factor(batches, self.max_grad_norm)
+                clip = clip_factor(batches, self.max_grad_norm, sums)
                 for batch in batches:
                     batch.clip = clip
             served = zip(kernels, batches, strict=True)
@@ -172,7 +199,7 @@ class FusedStep(torch.optim.Optimizer):
         is_for_gpu = _is_for_gpu(lead)
         if is_for_gpu and lead.is_cuda and self._has_steps:
             self._check_capture()
-        refusal = options_refusal(group, scale != (None, None), is_for_gpu) or _missing(is_for_gpu)
+        refusal = options_refusal(group, is_for_gpu) or _missing(is_for_gpu)
         is_for_native = refusal is None and dispatch.requested() not in ("library", "reference")
         keys = self._keys(group)
         extras: dict[str, Any] = {

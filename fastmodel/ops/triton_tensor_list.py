@@ -36,7 +36,7 @@ def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
     if lead.is_cuda and torch.cuda.is_current_stream_capturing():
         return "a CUDA graph would replay the addresses and step counts of this one step"
     for batch in batches:
-        found = options_refusal(batch.group, batch.is_scaled)
+        found = options_refusal(batch.group)
         states = batch.states or [{}] * len(batch.params)
         rows = zip(batch.params, batch.grads, states, strict=True)
         for param, grad, state in rows if found is None else ():

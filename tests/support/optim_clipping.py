@@ -9,6 +9,7 @@ import pickle
 import torch
 from torch import nn
 
+import fastmodel as fm
 from support.optimizers import (
     LR,
     assert_together,
@@ -47,13 +48,18 @@ def check_max_grad_norm(opt, max_grad_norm, dtype) -> None:
 
 
 def check_grad_scaler(opt, is_fused, max_grad_norm, device="cpu") -> None:
-    """GradScaler unscales, and leaves out the step whose gradients are not finite, as with PyTorch's."""
+    """Either GradScaler unscales, and leaves out the step whose gradients are not finite, as PyTorch's."""
+    for scaler in (torch.amp.GradScaler, fm.optim.GradScaler):
+        _check_grad_scaler(scaler, opt, is_fused, max_grad_norm, device)
+
+
+def _check_grad_scaler(scaler, opt, is_fused, max_grad_norm, device) -> None:
     params = parameters((21,), (5, 2))
     twins = twins_of(params)
     fused = {"fused": True} if is_fused else {}
     ours = opt.make(params, max_grad_norm=max_grad_norm, **fused, **opt.full)
     plain = opt.theirs(twins, lr=LR, **fused, **opt.full)
-    scalers = [torch.amp.GradScaler(device, init_scale=1024.0) for _ in range(2)]
+    scalers = [kind(device, init_scale=1024.0) for kind in (scaler, torch.amp.GradScaler)]
     for step in range(4):
         for scaler, model, optimizer in zip(scalers, (params, twins), (ours, plain), strict=True):
             generator = torch.Generator().manual_seed(step)

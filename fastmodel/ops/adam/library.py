@@ -30,10 +30,12 @@ def step(lead: Tensor, batches: Sequence[Batch]) -> None:
 def _step(batch: Batch) -> None:
     group = batch.group
     fused, foreach = group["fused"], group["foreach"]
-    if fused and batch.params[0].is_cpu:
+    is_fused_on_cpu = fused and batch.params[0].is_cpu
+    if is_fused_on_cpu or not fused:
         if batch.is_left_out:
             return
         batch.unscale()
+    if is_fused_on_cpu:
         # PyTorch's fused CPU step walks memory and takes no heed of strides.
         tensors = zip(
             batch.params,

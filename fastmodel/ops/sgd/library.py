@@ -21,10 +21,12 @@ def _step(batch: Batch) -> None:
     group = batch.group
     buffers = [state.get("momentum_buffer") for state in batch.states]
     fused, foreach = group["fused"], group["foreach"]
-    if fused and batch.params[0].is_cpu:
+    is_fused_on_cpu = fused and batch.params[0].is_cpu
+    if is_fused_on_cpu or not fused:
         if batch.is_left_out:
             return
         batch.unscale()
+    if is_fused_on_cpu:
         # PyTorch's fused CPU step walks memory and takes no heed of strides, nor of parameters
         # whose buffer is missing beside others that have theirs.
         columns = [batch.params, batch.grads, *([buffers] if buffers else [])]
