@@ -3,8 +3,6 @@
 // every thread equally busy, in one parallel region.
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -12,6 +10,7 @@
 #include <vector>
 
 #include "common/tensor_table.h"
+#include "common/threads.h"
 
 namespace fastmodel::FASTMODEL_CAPABILITY {
 namespace {
@@ -106,10 +105,11 @@ void for_each_chunk(int64_t chunks, int threads, const Body& body) {
   }
   std::atomic<int64_t> next{0};
   const int64_t run = chunks_in_a_row(chunks, threads);
-#pragma omp parallel num_threads(threads)
-  for (int64_t from; (from = next.fetch_add(run, std::memory_order_relaxed)) < chunks;) {
-    for (int64_t chunk = from; chunk < std::min(from + run, chunks); ++chunk) body(chunk);
-  }
+  on_team(threads, [&](int, int) {
+    for (int64_t from; (from = next.fetch_add(run, std::memory_order_relaxed)) < chunks;) {
+      for (int64_t chunk = from; chunk < std::min(from + run, chunks); ++chunk) body(chunk);
+    }
+  });
 }
 
 // Calls body(table, tensor, begin, end) so that every element of every tensor is covered once.
