@@ -62,8 +62,9 @@ struct TileGrid {
 };
 
 inline Tile tile_at(const TileGrid& grid, int64_t t) {
+  // Divisions would show where few channels make a tile cheap.
   const auto first = [](int64_t tile, int64_t step) {
-    return tile / step * 2 * step + tile % step;
+    return step == 1 ? 2 * tile : tile / step * 2 * step + tile % step;
   };
   const int64_t plane = grid.rows * grid.cols, in_plane = t % plane;
   return {t / plane, first(in_plane / grid.cols, grid.step_h),
@@ -135,8 +136,9 @@ inline int64_t round_up(int64_t value, int64_t multiple) {
 inline int64_t plane_floats(int64_t floats) { return round_up(floats, 16) + 16; }
 
 // BT d, in place, for a side of so many taps.
-FASTMODEL_INLINE void transform_input_line(Vec& d0, Vec& d1, Vec& d2, Vec& d3, int64_t taps) {
-  if (taps == 2) {
+template <int kTaps>
+FASTMODEL_INLINE void transform_input_line(Vec& d0, Vec& d1, Vec& d2, Vec& d3) {
+  if (kTaps == 2) {
     d0 = d0 - d1, d3 = d1 - d2;
     return;
   }
@@ -145,14 +147,15 @@ FASTMODEL_INLINE void transform_input_line(Vec& d0, Vec& d1, Vec& d2, Vec& d3, i
 }
 
 // BT d B, in place.
-FASTMODEL_INLINE void transform_input(Vec (&d)[4][4], const FilterPart& part) {
+template <int kTapsR, int kTapsS>
+FASTMODEL_INLINE void transform_input(Vec (&d)[4][4]) {
   FASTMODEL_UNROLL
   for (int x = 0; x < 4; ++x) {
-    transform_input_line(d[0][x], d[1][x], d[2][x], d[3][x], part.taps_r);
+    transform_input_line<kTapsR>(d[0][x], d[1][x], d[2][x], d[3][x]);
   }
   FASTMODEL_UNROLL
   for (int y = 0; y < 4; ++y) {
-    transform_input_line(d[y][0], d[y][1], d[y][2], d[y][3], part.taps_s);
+    transform_input_line<kTapsS>(d[y][0], d[y][1], d[y][2], d[y][3]);
   }
 }
 

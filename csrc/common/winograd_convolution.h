@@ -94,33 +94,58 @@ WinogradFilters::WinogradFilters(const T* weight, const Strides& stride, const F
   });
 }
 
+// to[point][channel] = BT d B of one tile, for a part of so many taps.
+template <int kTapsR, int kTapsS, typename Pixel>
+void transform_tile(const Pixel (&pixel)[kWinogradPoints], int64_t channels, float* to,
+                    int64_t plane) {
+  const auto transform = [&](int64_t c, int lanes) __attribute__((always_inline)) {
+    Vec d[4][4];
+    FASTMODEL_UNROLL
+    for (int i = 0; i < kWinogradPoints; ++i) d[i / 4][i % 4] = pixel[i].load(c, lanes);
+    transform_input<kTapsR, kTapsS>(d);
+    FASTMODEL_UNROLL
+    for (int i = 0; i < kWinogradPoints; ++i) store(to + c + i * plane, d[i / 4][i % 4]);
+  };
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) transform(c, kLanes);
+  if (c < channels) transform(c, static_cast<int>(channels - c));
+}
+
 // V[point][tile][part][channel] = BT d B of tiles [begin, begin + count) of the grid, whose 4 x 4
 // inputs start at the part's first tap, pad pixels above and left of their outputs, for some parts.
 template <typename Source>
 void transform_tiles(const Source& source, const FilterPart* parts, int part_count,
                      const TileGrid& grid, int64_t begin, int64_t count, int64_t pad_h,
                      int64_t pad_w, int64_t channels, float* v, int64_t plane) {
+  using Pixel = typename Source::Pixel;
   for (int64_t t = 0; t < count; ++t) {
     const Tile tile = tile_at(grid, begin + t);
     for (int p = 0; p < part_count; ++p, v += part_row(channels)) {
       const int64_t top = tile.p - pad_h + grid.step_h * parts[p].r;
       const int64_t left = tile.q - pad_w + grid.step_w * parts[p].s;
-      typename Source::Pixel pixel[kWinogradPoints];
+      Pixel pixel[kWinogradPoints];
+      FASTMODEL_UNROLL
       for (int i = 0; i < kWinogradPoints; ++i) {
         pixel[i] = source.at(tile.n, top + i / 4 * grid.step_h, left + i % 4 * grid.step_w);
       }
-      const auto transform = [&](int64_t c, int lanes) __attribute__((always_inline)) {
-        Vec d[4][4];
-        FASTMODEL_UNROLL
-        for (int i = 0; i < kWinogradPoints; ++i) d[i / 4][i % 4] = pixel[i].load(c, lanes);
-        transform_input(d, parts[p]);
-        FASTMODEL_UNROLL
-        for (int i = 0; i < kWinogradPoints; ++i) store(v + c + i * plane, d[i / 4][i % 4]);
-      };
-      int64_t c = 0;
-      for (; c + kLanes <= channels; c += kLanes) transform(c, kLanes);
-      if (c < channels) transform(c, static_cast<int>(channels - c));
+      const auto transform =
+          parts[p].taps_r == 2
+              ? (parts[p].taps_s == 2 ? transform_tile<2, 2, Pixel> : transform_tile<2, 3, Pixel>)
+              : (parts[p].taps_s == 2 ? transform_tile<3, 2, Pixel> : transform_tile<3, 3, Pixel>);
+      transform(pixel, channels, v, plane);
     }
+  }
+}
+
+// m (tiles x block) = v (tiles x terms, rows of `row`) times packed u (terms x block). Apart from
+// its callers, whose variables would push the loop's pointers out of registers.
+template <int kVecs>
+__attribute__((noinline)) void multiply_tiles(const float* v, int64_t row, int64_t tiles,
+                                              const float* u, int64_t terms, float* m) {
+  for (int64_t t = 0; t < tiles; t += kWinogradRows) {
+    const float* a[kWinogradRows];
+    for (int i = 0; i < kWinogradRows; ++i) a[i] = v + std::min(t + i, tiles - 1) * row;
+    multiply<false, kVecs>(a, 1, u, terms, m + t * kVecs * kLanes);
   }
 }
 
@@ -153,14 +178,9 @@ bool winograd_convolution(const Source& source, const WinogradFilters& filters,
       for (int64_t b = 0; b < filters.blocks; ++b) {
         for (int point = 0; point < kWinogradPoints; ++point) {
           const PartRange range = parts.with_term(point);
-          const float* u = filters.at(b, point, range.first);
-          const float* terms = v + point * v_plane + range.first * filters.row;
-          for (int64_t t = 0; t < count; t += kWinogradRows) {
-            const float* a[kWinogradRows];
-            for (int i = 0; i < kWinogradRows; ++i) a[i] = terms + std::min(t + i, count - 1) * row;
-            multiply<false, kVecs>(a, 1, u, range.count * filters.row,
-                                   m + point * m_plane + t * kBlock);
-          }
+          multiply_tiles<kVecs>(v + point * v_plane + range.first * filters.row, row, count,
+                                filters.at(b, point, range.first), range.count * filters.row,
+                                m + point * m_plane);
         }
         for (int64_t t = 0; t < count; ++t) {
           const Tile tile = tile_at(grid, begin + t);
@@ -200,6 +220,7 @@ bool winograd_input_gradient(const Gradients& gradients, const T* weight, const 
   const TileGrid grid =
       TileGrid::over(shape.n, shape.h, shape.w, shape.dilation_h, shape.dilation_w);
   const auto write = [&](const Tile& tile, int64_t c, const Vec(&y)[2][2], int lanes) {
+    FASTMODEL_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int64_t h = tile.p + i / 2 * grid.step_h, w = tile.q + i % 2 * grid.step_w;
       if (h >= shape.h || w >= shape.w) continue;

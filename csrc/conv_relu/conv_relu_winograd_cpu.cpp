@@ -25,6 +25,7 @@ bool forward(const ConvReluForward& a) {
   const TileGrid grid = output_tiles(shape);
   const auto write = [&](const Tile& tile, int64_t k, const Vec(&y)[2][2], int lanes) {
     const Vec b = bias == nullptr ? Vec{} : load_first(bias + k, lanes);
+    FASTMODEL_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int64_t p = tile.p + i / 2 * grid.step_h, q = tile.q + i % 2 * grid.step_w;
       if (p >= shape.p || q >= shape.q) continue;
