@@ -21,16 +21,15 @@ def assemble(model: nn.Module, sites: Sequence[Site], *, own_buffers: bool = Fal
     """
     copy = shared_clone(model, own_buffers=own_buffers)
     by_owner: dict[str, list[functional.TracedPlace | functional.JoinPlace]] = {}
-    by_dynamo: dict[str, list[dynamo.DynamoPlace]] = {}
+    followed: list[dynamo.DynamoPlace | dynamo.DynamoJoin] = []
     for site in sites:
         if isinstance(site.target, sequential.SequentialPlace):
             site.target.swap(copy)
-        elif isinstance(site.target, dynamo.DynamoPlace):
-            by_dynamo.setdefault(site.target.owner, []).append(site.target)
+        elif isinstance(site.target, (dynamo.DynamoPlace, dynamo.DynamoJoin)):
+            followed.append(site.target)
         else:
             by_owner.setdefault(site.target.capture.owner, []).append(site.target)
     for places in by_owner.values():
         functional.swap(copy, places)
-    for followed in by_dynamo.values():
-        dynamo.swap(copy, followed)
+    dynamo.swap(copy, followed)
     return copy

@@ -4,29 +4,30 @@ Dynamo follows the bytecode and hands over a graph for each stretch between two 
 values, attributes that are set, random numbers and gradient modes stay Python's. The places are matched in
 these graphs. A module with such places runs its forward through `torch.compile` with a backend that puts the
 fused functions into the graphs and runs them eagerly: nothing is compiled to machine code. Dynamo guards what
-it saw and traces anew where that changed; the hooks of the modules that were absorbed it does not guard, so
-they are looked at in each call.
+it saw, hooks that modules get later among it, and traces anew where that changed; where a module that was
+absorbed gets one, the forward runs as its author wrote it. The graphs of a forward hold those that it calls:
+whose lines are whose, `dynamo_graph.py` tells.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import re
+import itertools
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 import fastmodel.functional as fused_functions
-from fastmodel.optimize import patterns
+from fastmodel.optimize import joins, patterns
 from fastmodel.optimize.clone import shared_clone
+from fastmodel.optimize.dynamo_graph import Call, Meeting, Reading
 from fastmodel.optimize.forward import DYNAMO, Watched, captured_class, uncaptured
-from fastmodel.optimize.graph_steps import chain_of
 from fastmodel.optimize.traced import UntraceableError
 from fastmodel.optimize.trial import Examples, run_model
 
@@ -43,25 +44,12 @@ _FUNCTIONS: dict[str, Callable] = {
     "LayerNorm": fused_functions.layer_norm,
     "RMSNorm": fused_functions.rms_norm,
 }
-_ANCHORS: dict[Callable, tuple[int, int]] = {
-    torch.conv2d: (7, 1),
-    F.conv2d: (7, 1),
-    F.linear: (3, 1),
-    torch._C._nn.linear: (3, 1),
-    F.batch_norm: (8, 3),
-    F.layer_norm: (5, 2),
-    F.rms_norm: (4, 2),
-}
-"""The functions that anchors call: with how many arguments, and which of them is the weight."""
-
 # The functions that the forward calls are shared too; from PyTorch 2.13 on they can be told apart.
 _ISOLATED: dict[str, Any] = (
     {"isolate_recompiles": True}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters
     else {}
 )
-
-_MODULE = re.compile(r"\.([A-Za-z_]\w*)|\._modules\['([^']+)'\]")
 
 
 @dataclass(frozen=True)
@@ -77,34 +65,55 @@ class DynamoPlace:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """One call in one graph."""
+class DynamoJoin:
+    """All places of one op where values meet (joins.py), in a module's forward."""
 
-    path: str
-    chain: Any
-    match: patterns.Match | patterns.Miss
+    owner: str
+    op: str
+    pattern: str
+    absorbed: tuple[str, ...]
+    """As DynamoPlace's."""
 
-    @property
-    def absorbed(self) -> tuple[str, ...]:
-        taken = self.match.absorbs if isinstance(self.match, patterns.Match) else 0
-        nodes = (self.chain.anchor, *self.chain.nodes[:taken])
-        return tuple(filter(None, map(_module_of, nodes)))
+
+@dataclass(frozen=True)
+class Followed:
+    """What Dynamo found in one module's forward."""
+
+    anchors: dict[str, DynamoPlace | patterns.Miss]
+    """By path below the module."""
+    joins: tuple[DynamoJoin, ...]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What is fused in the graphs of a module's forward, and of those that it calls."""
+
+    patterns: dict[str, str]
+    """Path of an anchor to what is fused there."""
+    joins: frozenset[tuple[str, str]]
+    """Path of a module and the op that is put into its forward."""
+    watched: tuple[Watched, ...]
+    """What is absorbed; all paths are below the module."""
+
+    def takes(self, absorbed: Sequence[str]) -> bool:
+        """Are these modules among those that are looked at in each call?"""
+        return {tuple(path.split(".")) for path in absorbed} <= {w.path for w in self.watched}
 
 
 class DynamoForward:
     """What a module's forward runs instead: compiled when first called; a copy compiles its own."""
 
-    def __init__(self, accepted: dict[str, str], watched: Sequence[Watched]) -> None:
-        self.accepted, self.watched = accepted, tuple(watched)
-        """Path to the pattern that is fused there."""
+    def __init__(self, accepted: Accepted) -> None:
+        self.accepted = accepted
         self._compiled: Callable | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"accepted": self.accepted, "watched": self.watched, "_compiled": None}
+        return {"accepted": self.accepted, "_compiled": None}
 
     def holds(self, owner: nn.Module) -> bool:
         """Is this a call that it stands for?"""
-        return not torch.compiler.is_compiling() and all(w.is_in_place(owner) for w in self.watched)
+        watched = self.accepted.watched
+        return not torch.compiler.is_compiling() and all(w.is_in_place(owner) for w in watched)
 
     def run(self, owner: nn.Module, args: tuple, kwargs: dict) -> Any:
         """The forward with the accepted places fused."""
@@ -132,16 +141,19 @@ def _compiled(owner: nn.Module, backend: Callable) -> Callable:
 
 
 def _quietly(function: Callable, owner: nn.Module, args: tuple, kwargs: dict) -> Any:
-    with warnings.catch_warnings():
+    # Else Dynamo takes it that no module gets a hook once it has been called.
+    with warnings.catch_warnings(), _guards_hooks():
         # Dynamo's own look at what a graph break leaves behind, an error where warnings are errors.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
         return function(owner, *args, **kwargs)
 
 
-def explore(
-    model: nn.Module, owner: str, examples: Examples
-) -> dict[str, DynamoPlace | patterns.Miss]:
-    """The anchors that one module's forward calls: path below it to place or reason.
+def _guards_hooks() -> contextlib.AbstractContextManager:
+    return torch._dynamo.config.patch(skip_nnmodule_hook_guards=False)
+
+
+def explore(model: nn.Module, owner: str, examples: Examples) -> Followed:
+    """The anchors that one module's forward calls, and the places in it where values meet.
 
     Raises:
         UntraceableError: Dynamo cannot follow it either.
@@ -149,14 +161,19 @@ def explore(
     kind = type(model.get_submodule(owner))
     if not isinstance(kind.forward, types.FunctionType):
         raise UntraceableError("its forward is no plain function")
-    found: dict[str, list[_Found]] = {}
+    found: dict[str, list[Call]] = {}
+    met: dict[str, list[Meeting]] = {}
     for training in (False, True):
         copy = shared_clone(model, own_buffers=True)
         target = copy.get_submodule(owner)
 
         def record(module: fx.GraphModule, inputs: list, target=target) -> Callable:
-            for one in _calls(module.graph, inputs, target):
+            reading = Reading(module.graph, inputs, target)
+            for one in reading.calls():
                 found.setdefault(one.path, []).append(one)
+            for place in reading.meetings():
+                if not place.caller:
+                    met.setdefault(place.join.op, []).append(place)
             return module.forward
 
         compiled = _compiled(target, record)
@@ -169,41 +186,77 @@ def explore(
             if not training:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 raise UntraceableError(f"Dynamo does not follow it: {lines[0][:120]}") from error
-    return {path: _place(owner, path, calls) for path, calls in found.items()}
+    anchors = {path: _place(owner, path, calls) for path, calls in found.items()}
+    joins = (
+        DynamoJoin(owner, op, places[0].join.pattern, _once(place.absorbed for place in places))
+        for op, places in met.items()
+    )
+    return Followed(anchors, tuple(joins))
 
 
-def _place(owner: str, path: str, calls: list[_Found]) -> DynamoPlace | patterns.Miss:
+def _once(paths: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(paths)))
+
+
+def _place(owner: str, path: str, calls: list[Call]) -> DynamoPlace | patterns.Miss:
     first = calls[0].match
     if any(type(c.match) is not type(first) or c.match.pattern != first.pattern for c in calls):
         return patterns.Miss(first.pattern, "what follows it differs between its calls")
     if isinstance(first, patterns.Miss):
         return first
-    absorbed = dict.fromkeys(name for call in calls for name in call.absorbed)
-    return DynamoPlace(owner, path, first, tuple(absorbed))
+    return DynamoPlace(owner, path, first, _once(call.absorbed for call in calls))
 
 
-def swap(model: nn.Module, places: Sequence[DynamoPlace]) -> None:
-    """Let one module of this copy of the model run through Dynamo with these places fused."""
-    owner = model.get_submodule(places[0].owner)
-    paths = dict.fromkeys(name for place in places for name in place.absorbed)
-    watched = [Watched.of(path, owner.get_submodule(path)) for path in paths]
-    accepted = {place.path: place.match.pattern for place in places}
-    owner.__dict__[DYNAMO] = DynamoForward(accepted, watched)
-    owner.__class__ = captured_class(type(owner))  # type: ignore[arg-type]
+def swap(model: nn.Module, places: Sequence[DynamoPlace | DynamoJoin]) -> None:
+    """Let the owners of these places, in this copy of the model, run through Dynamo with them fused.
+
+    An owner's graphs hold the forwards of those that it calls, so it takes over the places below it.
+    """
+    for name in dict.fromkeys(place.owner for place in places):
+        owner = model.get_submodule(name)
+        within = [place for place in places if _is_within(place.owner, name)]
+        below = {place.owner: place.owner[len(name) :].lstrip(".") for place in within}
+        absorbed = _once(
+            [_joined(below[place.owner], path) for path in place.absorbed] for place in within
+        )
+        owner.__dict__[DYNAMO] = DynamoForward(
+            Accepted(
+                {
+                    _joined(below[place.owner], place.path): place.match.pattern
+                    for place in within
+                    if isinstance(place, DynamoPlace)
+                },
+                frozenset(
+                    (below[place.owner], place.op)
+                    for place in within
+                    if isinstance(place, DynamoJoin)
+                ),
+                tuple(Watched.of(path, owner.get_submodule(path)) for path in absorbed),
+            )
+        )
+        owner.__class__ = captured_class(type(owner))  # type: ignore[arg-type]
 
 
-def fuse(
-    module: fx.GraphModule, inputs: list, owner: nn.Module, accepted: dict[str, str]
-) -> Callable:
+def _is_within(path: str, owner: str) -> bool:
+    return not owner or path == owner or path.startswith(f"{owner}.")
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
+
+def fuse(module: fx.GraphModule, inputs: list, owner: nn.Module, accepted: Accepted) -> Callable:
     """Put the fused functions into one of Dynamo's graphs; the graph as a function."""
-    graph = module.graph
-    for one in list(_calls(graph, inputs, owner)):
+    graph, reading = module.graph, Reading(module.graph, inputs, owner)
+    for one in list(reading.calls()):
         match = one.match
-        if isinstance(match, patterns.Miss) or accepted.get(one.path) != match.pattern:
+        if isinstance(match, patterns.Miss) or accepted.patterns.get(one.path) != match.pattern:
+            continue
+        if not accepted.takes(one.absorbed):
             continue
         anchor, absorbed = one.chain.anchor, one.chain.nodes[: match.absorbs]
         fused = match.make(owner.get_submodule(one.path))
-        arguments = list(anchor.args)
+        arguments: list[Any] = list(anchor.args)
         if isinstance(fused, nn.Conv2d) and hasattr(fused, "pool_kernel_size"):
             arguments += [fused.pool_kernel_size, fused.pool_stride, fused.pool_padding]
         anchor.target = _FUNCTIONS[type(fused).__name__]
@@ -212,39 +265,11 @@ def fuse(
             absorbed[-1].replace_all_uses_with(anchor)
         for node in reversed(absorbed):
             graph.erase_node(node)
+    met = [
+        place.join
+        for place in reading.meetings()
+        if (place.caller, place.join.op) in accepted.joins and accepted.takes(place.absorbed)
+    ]
+    joins.rewrite(graph, met)
     module.recompile()
     return module.forward
-
-
-def _calls(graph: fx.Graph, inputs: list, owner: nn.Module) -> Iterator[_Found]:
-    """The calls of the owner's anchors in a graph."""
-    paths = {
-        id(module.weight): name
-        for name, module in owner.named_modules()
-        if patterns.is_anchor(module) and module.weight is not None and name
-    }
-    weights = {
-        node: paths[id(value)]
-        for node, value in zip(
-            (n for n in graph.nodes if n.op == "placeholder"), inputs, strict=True
-        )
-        if id(value) in paths
-    }
-    for node in graph.nodes:
-        known = _ANCHORS.get(node.target) if node.op == "call_function" else None
-        if known is None or len(node.args) != known[0] or node.kwargs:
-            continue
-        path = weights.get(node.args[known[1]])
-        if path is None:
-            continue
-        chain = chain_of(owner, node)
-        yield _Found(path, chain, patterns.match(owner.get_submodule(path), chain.steps))
-
-
-def _module_of(node: fx.Node) -> str | None:
-    """Path below the owner of the module whose call this node is from; None for the owner's own lines."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    if not stack:
-        return None
-    parts = _MODULE.findall(stack[-1][0].partition("]")[2])
-    return ".".join(first or second for first, second in parts) or None

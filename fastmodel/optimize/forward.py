@@ -101,7 +101,8 @@ class Watched:
     @classmethod
     def of(cls, path: str, module: nn.Module) -> Watched:
         p = module.p if type(module) is nn.Dropout else None
-        return cls(tuple(path.split(".")), module, type(module), len(module._parameters), p)
+        kind = uncaptured(type(module))
+        return cls(tuple(path.split(".")), module, kind, len(module._parameters), p)
 
     def is_in_place(self, owner: nn.Module) -> bool:
         """Is it still the module called there, of its class, with its Parameters and without hooks?"""
@@ -112,7 +113,7 @@ class Watched:
             found = found._modules.get(key)
         return (
             found is self.module
-            and type(found) is self.kind
+            and uncaptured(type(found)) is self.kind
             and len(found._parameters) == self.parameters
             and not has_hooks(found)
             and (self.dropout_p is None or self._drops_as_it_did(owner))

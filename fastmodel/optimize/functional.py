@@ -240,7 +240,8 @@ def _function(
             absorbed[-1].replace_all_uses_with(twin[chain.anchor])
         for node in reversed(absorbed):
             copy.erase_node(node)
-    joins.rewrite(copy, owner, ops, lambda module: runs.keep(owner, module))
+    met = [join for join in joins.find(copy, owner) if join.op in ops]
+    joins.rewrite(copy, met, lambda module: runs.keep(owner, module))
     runs.join(copy, owner)
     code = copy.python_code("self")
     return TracedFunction(code.src, code.globals, f"{label} {'train' if mode else 'eval'}")

@@ -13,7 +13,7 @@ in place may lie in between.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -29,6 +29,22 @@ _ADD = (operator.add, torch.add)
 _MUL = (operator.mul, torch.mul)
 _CAT = (torch.cat, torch.concat)
 _NEGATIVE = (operator.neg, torch.neg)
+_AUGMENTED = tuple(
+    getattr(operator, f"i{name}")
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "matmul",
+        "and",
+        "or",
+        "xor",
+    )
+)
 _LAYER_NORM = (F.layer_norm, torch.layer_norm, fused_functions.layer_norm)
 _RMS_NORM = (F.rms_norm, torch.rms_norm, fused_functions.rms_norm)
 _METHODS = ("chunk", "float", "mean", "pow", "rsqrt", "size", "square", "to", "unsqueeze")
@@ -52,39 +68,45 @@ class Join:
     op: str
     """In the kernel table."""
     pattern: str
-    output: fx.Node
-    """Whose value the op computes."""
+    nodes: tuple[fx.Node, ...]
+    """What it takes in."""
     rewrite: Callable[[Callable[[nn.Module], str]], None]
     """Put the op into the graph; takes what keeps a module beside the owner's tree and returns its name."""
-    modules: tuple[str, ...] = ()
-    """Paths of the modules that are absorbed, below the owner."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Paths of the modules that are absorbed where the graph calls modules, below the owner."""
+        return tuple(str(node.target) for node in self.nodes if node.op == "call_module")
 
 
 def find(graph: fx.Graph, owner: nn.Module) -> list[Join]:
     """The places in a graph of the owner's forward, in its order; no node is in two."""
     found: list[Join] = []
-    turned: list[tuple[fx.Node, fx.Node, fx.Node, fx.Node]] = []
+    turned: list[_Turned] = []
     for node in graph.nodes:
         join = _gated(node, owner) or _added(node, owner) or _rms_norm(node, owner)
         if join is not None:
             found.append(join)
-        pair = _turned(node)
-        if pair is not None:
-            turned.append((node, *pair))
+        half = _turned(node)
+        if half is not None:
+            turned.append(half)
     found += _pairs(graph, turned)
     return found
 
 
 def rewrite(
-    graph: fx.Graph, owner: nn.Module, ops: Sequence[str], keep: Callable[[nn.Module], str]
+    graph: fx.Graph, found: Iterable[Join], keep: Callable[[nn.Module], str] | None = None
 ) -> None:
-    """Put these ops into a graph, wherever they are found."""
-    for join in find(graph, owner):
-        if join.op in ops:
-            join.rewrite(keep)
+    """Put these ops into their graph; `keep` as a Join takes it, None for a graph that calls no modules."""
+    for join in found:
+        join.rewrite(keep or _no_module)
     for node in reversed(list(graph.nodes)):
         if not node.users and _is_pure(node):
             graph.erase_node(node)
+
+
+def _no_module(module: nn.Module) -> str:
+    raise AssertionError(f"a graph without modules is to call {type(module).__name__}")
 
 
 def is_gate(node: fx.Node, value: fx.Node) -> bool:
@@ -108,8 +130,7 @@ def _gated(node: fx.Node, owner: nn.Module) -> Join | None:
             node.replace_all_uses_with(made)
             _erase(node, value)
 
-        paths = (str(value.target),) if value.op == "call_module" else ()
-        return Join(function.__name__, f"{name} * value", node, put, paths)
+        return Join(function.__name__, f"{name} * value", (value, node), put)
     return None
 
 
@@ -138,7 +159,7 @@ def _activation(node: fx.Node, owner: nn.Module) -> tuple[str | None, fx.Node | 
 def _added(node: fx.Node, owner: nn.Module) -> Join | None:
     """A norm of a sum of two values."""
     total = node.args[0] if node.args else None
-    if not (_is_sum(total) and _is_still(total, node)):
+    if not (_is_sum(total) and _is_still(total, node, owner)):
         return None
     a, b = total.args
     if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
@@ -156,7 +177,7 @@ def _added(node: fx.Node, owner: nn.Module) -> Join | None:
             twin.__dict__["_parameters"] = norm._parameters
             return node.graph.call_module(keep(twin), pair)
 
-        return _join_of_norm(op, node, total, made, (str(node.target),))
+        return _join_of_norm(op, node, total, made)
     is_layer_norm = _is_call(node, _LAYER_NORM)
     if not (is_layer_norm or _is_call(node, _RMS_NORM)) or node.kwargs or len(node.args) < 2:
         return None
@@ -170,13 +191,10 @@ def _added(node: fx.Node, owner: nn.Module) -> Join | None:
         node,
         total,
         lambda keep, pair: node.graph.call_function(function, (*pair, *rest)),
-        (),
     )
 
 
-def _join_of_norm(
-    op: str, node: fx.Node, total: fx.Node, made: Callable, paths: tuple[str, ...]
-) -> Join:
+def _join_of_norm(op: str, node: fx.Node, total: fx.Node, made: Callable) -> Join:
     def put(keep: Callable) -> None:
         graph = node.graph
         with graph.inserting_before(total):
@@ -192,20 +210,35 @@ def _join_of_norm(
         _erase(total)
 
     name = "LayerNorm" if op == "add_layer_norm" else "RMSNorm"
-    return Join(op, f"add + {name}", node, put, paths)
+    return Join(op, f"add + {name}", (total, node), put)
 
 
-def _is_still(total: fx.Node, norm: fx.Node) -> bool:
+def _is_still(total: fx.Node, norm: fx.Node, owner: nn.Module) -> bool:
     """Does nothing write in place between a sum and its norm?"""
     between = total.next
     while between is not norm:
-        name = str(getattr(between.target, "__name__", between.target))
-        is_method = between.op == "call_method" and name.endswith("_") and not name.endswith("__")
-        is_augmented = between.target in (operator.iadd, operator.isub, operator.imul)
-        if is_method or is_augmented or between.op == "root" or name in ("setitem", "setattr"):
+        if between.op == "root" or _may_write(between, owner):
             return False
         between = between.next
     return True
+
+
+def _may_write(node: fx.Node, owner: nn.Module) -> bool:
+    """May a node change a value that it is given? Of an author's module that is not known."""
+    if node.op == "call_module":
+        module = _called(owner, node)
+        is_known = type(module).__module__.startswith(("torch.nn.", "fastmodel."))
+        return module is not None and (not is_known or bool(getattr(module, "inplace", False)))
+    name = str(getattr(node.target, "__name__", node.target))
+    is_in_place = name.endswith("_") and not name.endswith("__")
+    is_flagged = node.kwargs.get("inplace") or any(arg is True for arg in node.args)
+    return bool(
+        is_in_place
+        or is_flagged
+        or "out" in node.kwargs
+        or name in ("setitem", "setattr")
+        or node.target in _AUGMENTED
+    )
 
 
 def _is_later(value: Any, node: fx.Node) -> bool:
@@ -215,8 +248,23 @@ def _is_later(value: Any, node: fx.Node) -> bool:
     )
 
 
-def _turned(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
-    """(x, cos, sin) of x * cos + rotate_half(x) * sin."""
+@dataclass(frozen=True)
+class _Turned:
+    """x * cos + rotate_half(x) * sin."""
+
+    x: fx.Node
+    tables: tuple[fx.Node, fx.Node]
+    """cos, sin"""
+    nodes: tuple[fx.Node, ...]
+    """The products, what is rotated, and last the sum."""
+
+    @property
+    def out(self) -> fx.Node:
+        return self.nodes[-1]
+
+
+def _turned(node: fx.Node) -> _Turned | None:
+    """Half of a rotary embedding, of which this is the sum."""
     if not _is_sum(node):
         return None
     left, right = node.args
@@ -229,7 +277,7 @@ def _turned(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
             x, sin = _rotated(rotated), _other(half, rotated)
             cos = None if x is None else _other(plain, x)
             if x is not None and cos is not None and sin is not None:
-                return x, cos, sin
+                return _Turned(x, (cos, sin), (left, right, rotated, node))
     return None
 
 
@@ -255,8 +303,8 @@ def _rotated(node: fx.Node) -> fx.Node | None:
         and isinstance(last, tuple)
         and (index[0], last[0]) == (Ellipsis, Ellipsis)
         and (index[1].start, last[1].stop) == (None, None)
-        and _is_half(index[1].stop)
-        and _is_half(last[1].start)
+        and _is_half(index[1].stop, whole)
+        and _is_half(last[1].start, whole)
     )
     return whole if is_sliced else None
 
@@ -276,30 +324,44 @@ def _chunked(node: fx.Node) -> fx.Node | None:
     return x if is_halved and isinstance(x, fx.Node) else None
 
 
-def _is_half(value: Any) -> bool:
+def _is_half(value: Any, x: fx.Node) -> bool:
+    """Is it half of x's last size? Of a number a graph may not say; then the numbers of the whole will."""
     if isinstance(value, fx.Node):
-        return value.target is operator.floordiv and value.args[1:] == (2,)
-    return isinstance(value, int)
+        return (
+            value.target is operator.floordiv and value.args[1:] == (2,) and _is_last_size(value, x)
+        )
+    known = x.meta.get("example_value")
+    return isinstance(value, int) and (known is None or 2 * value == known.shape[-1])
 
 
-def _pairs(
-    graph: fx.Graph, turned: list[tuple[fx.Node, fx.Node, fx.Node, fx.Node]]
-) -> Iterator[Join]:
+def _is_last_size(half: fx.Node, x: fx.Node) -> bool:
+    """Is a half that of x.shape[-1] or x.size(-1)?"""
+    size = _as_any(half.args[0])
+    if not isinstance(size, fx.Node):
+        return False
+    if size.target == "size":
+        return size.args == (x, -1)
+    shape = size.args[0]
+    is_item = size.target is operator.getitem and size.args[1:] == (-1,)
+    return is_item and isinstance(shape, fx.Node) and shape.args == (x, "shape")
+
+
+def _pairs(graph: fx.Graph, turned: Sequence[_Turned]) -> Iterator[Join]:
     """Two values that are turned by the same tables, q and k."""
-    for (q_out, q, cos, sin), (k_out, k, *tables) in zip(turned[::2], turned[1::2], strict=False):
-        if tables != [cos, sin] or any(user < k_out for user in q_out.users):
+    for q, k in zip(turned[::2], turned[1::2], strict=False):
+        if q.tables != k.tables or any(user < k.out for user in q.out.users):
             continue
 
-        def put(keep: Callable, q_out=q_out, k_out=k_out, q=q, k=k, cos=cos, sin=sin) -> None:
-            arguments = (q, k, _table(cos), _table(sin))
-            with graph.inserting_before(k_out):
+        def put(keep: Callable, q=q, k=k) -> None:
+            with graph.inserting_before(k.out):
+                arguments = (q.x, k.x, *map(_table, q.tables))
                 both = graph.call_function(fused_functions.rope, arguments)
                 outs = [graph.call_function(operator.getitem, (both, i)) for i in (0, 1)]
-            for old, new in zip((q_out, k_out), outs, strict=True):
+            for old, new in zip((q.out, k.out), outs, strict=True):
                 old.replace_all_uses_with(new)
                 _erase(old)
 
-        yield Join("rope", "rotary embedding", k_out, put)
+        yield Join("rope", "rotary embedding", (*q.nodes, *k.nodes), put)
 
 
 def _table(node: fx.Node) -> fx.Node:
@@ -338,7 +400,7 @@ def _rms_norm(node: fx.Node, owner: nn.Module) -> Join | None:
             node.replace_all_uses_with(made)
             _erase(node)
 
-        return Join("rms_norm", "RMSNorm, written out", node, put)
+        return Join("rms_norm", "RMSNorm, written out", (node,), put)
     return None
 
 

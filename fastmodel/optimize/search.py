@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ from fastmodel.optimize.traced import UntraceableError
 from fastmodel.optimize.trial import Call, Examples, Observation
 
 AnchorTarget = sequential.SequentialPlace | functional.TracedPlace | dynamo.DynamoPlace
-Target = AnchorTarget | functional.JoinPlace
+JoinTarget = functional.JoinPlace | dynamo.DynamoJoin
+Target = AnchorTarget | JoinTarget
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Finder:
 
     def __init__(self, model: nn.Module, seen: Observation, examples: Examples) -> None:
         self._model, self._seen, self._examples = model, seen, examples
-        self._followed: dict[str, dict[str, dynamo.DynamoPlace | patterns.Miss]] = {}
+        self._followed: dict[str, dynamo.Followed] = {}
         self._captures: dict[str, functional.Capture | UntraceableError] = {}
 
     def rows(self) -> Iterator[Site | Place]:
@@ -60,10 +61,11 @@ class Finder:
         module = self._model.get_submodule(name)
         if name not in self._captures and not _may_write_out_a_norm(module):
             return
+        found: Sequence[JoinTarget]
         try:
             found = functional.find_joins(self._model, self._capture(name))
         except UntraceableError:
-            return
+            found = self._followed[name].joins if name in self._followed else ()
         call = self._seen.firsts[name]
         for place in found:
             label = f"{name} ({place.pattern})" if name else place.pattern
@@ -76,10 +78,13 @@ class Finder:
                 continue
             plain = shared_clone(module, own_buffers=True)
             fused = shared_clone(self._model, own_buffers=True)
-            functional.swap(fused, [place])
+            if isinstance(place, dynamo.DynamoJoin):
+                dynamo.swap(fused, [place])
+            else:
+                functional.swap(fused, [place])
             yield Site(
                 place,
-                Place(label, place.pattern, place.op, call.shape, "", "fx"),
+                Place(label, place.pattern, place.op, call.shape, "", _CAPTURES[type(place)]),
                 Candidate(
                     label,
                     place.pattern,
@@ -151,9 +156,10 @@ class Finder:
             try:
                 self._followed[caller] = dynamo.explore(self._model, caller, self._examples)
             except UntraceableError as other:
-                self._followed[caller] = {}
+                self._followed[caller] = dynamo.Followed({}, ())
                 reason += f"; {other}"
-        found = self._followed.get(caller, {}).get(path)
+        followed = self._followed.get(caller)
+        found = None if followed is None else followed.anchors.get(path)
         if found is None:
             yield Place(name, kind, None, _shape(calls, 0), reason)
         else:
@@ -219,6 +225,7 @@ _CAPTURES = {
     functional.TracedPlace: "fx",
     functional.JoinPlace: "fx",
     dynamo.DynamoPlace: "dynamo",
+    dynamo.DynamoJoin: "dynamo",
 }
 
 
