@@ -181,7 +181,7 @@ def explore(model: nn.Module, owner: str, examples: Examples) -> Followed:
             _quietly(compiled, target, args, kwargs)
         )
         try:
-            run_model(copy, examples, training=training)
+            run_model(copy, examples, training=training, with_gradients=True)
         except Exception as error:  # Dynamo's, or a training mode that does not take the examples
             if not training:
                 lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -147,11 +147,21 @@ def test_the_ops_that_run_and_their_gradients(make, expected, x):
     check(model, ours, torch.randn(3, 4, D))
 
 
-def test_a_row_for_each_forward(x):
-    ours = by_rule(Stack(Block), x)
-    found = {p.site: p.capture for p in fm.plan_of(ours).swaps if p.replacement == "add_layer_norm"}
-    sites = ["add + LayerNorm", *(f"blocks.{i} (add + LayerNorm)" for i in range(3))]
-    assert found == dict.fromkeys(sites, "dynamo")
+@pytest.mark.parametrize(
+    ("kind", "ops", "is_between"),
+    [
+        (Block, ["add + LayerNorm"], True),
+        (Breaks, ["add + LayerNorm"], False),
+        (Attends, ["SiLU * value", "rotary embedding"], False),
+    ],
+    ids=["block", "graph-breaks", "rope-and-gate"],
+)
+def test_a_row_for_each_forward(kind, ops, is_between, x):
+    ours = by_rule(Stack(kind), x)
+    found = [p.site for p in fm.plan_of(ours).swaps if p.pattern in ops]
+    own = [f"blocks.{i} ({op})" for i in range(3) for op in ops]
+    assert sorted(found) == sorted(own + ["add + LayerNorm"] * is_between)
+    assert {p.capture for p in fm.plan_of(ours).swaps} == {"dynamo"}
 
 
 def test_only_what_is_accepted(x):
@@ -272,7 +282,10 @@ def test_what_only_looks_alike_is_left(kind, x):
     model = kind()
     ours = by_rule(model, x)
     assert ops_of(ours, x) == {"layer_norm": 2}
-    assert "dropped" not in str(fm.plan_of(ours)), "it was taken for one, and found out"
+    plan = fm.plan_of(ours)
+    assert {p.replacement for p in plan.swaps} == {"LayerNorm"}
+    assert "dropped" not in str(plan), "it was taken for one, and found out"
+    assert kind is not NoGradientOfActivation or "gradient mode or autocast" in str(plan)
     for one in (model, ours):
         one.zero_grad()
         one(x).square().sum().backward()
