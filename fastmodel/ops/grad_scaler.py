@@ -26,6 +26,9 @@ class GradScaler(torch.amp.GradScaler):
         if not sums:
             return super()._check_inf_per_device(optimizer)
         self._check_scale_growth_tracker("_check_inf_per_device")
-        found_inf = {total.device: (~total.isfinite()).to(torch.float32) for total in sums}
+        # By device, whatever PyTorch's annotation says.
+        found_inf: dict[Any, Any] = {
+            total.device: (~total.isfinite()).to(torch.float32) for total in sums
+        }
         self._per_optimizer_states[id(optimizer)]["found_inf_per_device"] = found_inf
         return found_inf
