@@ -61,11 +61,6 @@ class Batch:
     """As `GradScaler` leaves them on the optimizer."""
 
     @property
-    def is_scaled(self) -> bool:
-        """Did a `GradScaler` leave something to do?"""
-        return self.grad_scale is not None or self.found_inf is not None
-
-    @property
     def is_left_out(self) -> bool:
         """Does `found_inf` say to leave the step out?"""
         return self.found_inf is not None and bool(self.found_inf.item())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fastmodel.errors import InputError
 from fastmodel.ops import checks
+from fastmodel.ops.native import address
 
 Pair = tuple[int, int]
 
@@ -272,6 +274,35 @@ def new_gradients(x: Tensor, weight: Tensor, wanted) -> tuple[Tensor, Tensor, Te
         torch.empty_like(weight) if wanted[1] else x.new_empty(0),
         x.new_empty(weight.shape[0] if wanted[2] else 0),
     )
+
+
+def gradients(
+    kernel: Callable, sizes: tuple[int, ...], grad, x, weight, saved, wanted, *rest
+) -> tuple[tuple[Tensor, Tensor, Tensor], Any]:
+    """Of x, weight and bias, by a native kernel, and what the kernel itself returned.
+
+    `saved` is what forward kept of its output; grad and saved come in with channels innermost. `rest` are the
+    kernel's last arguments, which tell its device's own.
+    """
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    saved = saved.contiguous(memory_format=torch.channels_last)
+    grad_x, grad_weight, grad_bias = new_gradients(x, weight, wanted)
+    returned = kernel(
+        sizes,
+        address(grad),
+        address(saved),
+        address(x),
+        x.stride(),
+        address(weight),
+        weight.stride(),
+        address(grad_x) if wanted[0] else 0,
+        grad_x.stride() if wanted[0] else x.stride(),
+        address(grad_weight) if wanted[1] else 0,
+        grad_weight.stride() if wanted[1] else weight.stride(),
+        address(grad_bias) if wanted[2] else 0,
+        *rest,
+    )
+    return (grad_x, grad_weight, grad_bias), returned
 
 
 def module_padding(module: torch.nn.Conv2d, x: Tensor):

@@ -40,29 +40,10 @@ def gradients(
 
     `saved` is what forward kept of its output. grad and saved come in with channels innermost.
     """
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    saved = saved.contiguous(memory_format=torch.channels_last)
-    grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
     partial = scratch(grad, shares, weight.numel() + weight.shape[0])
-    kernel(
-        sizes,
-        address(grad),
-        address(saved),
-        address(x),
-        x.stride(),
-        address(weight),
-        weight.stride(),
-        address(grad_x) if wanted[0] else 0,
-        grad_x.stride() if wanted[0] else x.stride(),
-        address(grad_weight) if wanted[1] else 0,
-        grad_weight.stride() if wanted[1] else weight.stride(),
-        address(grad_bias) if wanted[2] else 0,
-        address(partial),
-        shares,
-        GPU_DTYPE_CODES[x.dtype],
-        stream(x),
-    )
-    return grad_x, grad_weight, grad_bias
+    rest = address(partial), shares, GPU_DTYPE_CODES[x.dtype], stream(x)
+    found, _ = conv.gradients(kernel, sizes, grad, x, weight, saved, wanted, *rest)
+    return found
 
 
 DOES_NOT_FIT = "its tiles do not fit into shared memory"

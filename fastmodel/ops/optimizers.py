@@ -41,19 +41,24 @@ def _missing(is_for_gpu: bool) -> str | None:
     return env.native_missing() or (env.cuda_missing() if is_for_gpu else None)
 
 
+def _dtensor() -> type | None:
+    """The class of sharded tensors, or None where nobody has one: who has one has imported it."""
+    module = sys.modules.get("torch.distributed.tensor")  # whose import takes long
+    return None if module is None else module.DTensor
+
+
 def _take_local_shards(batch: Batch, keys: tuple[str, ...]) -> None:
     """Replace DTensors by this process's shards, where parameter, gradient and state are sharded alike.
 
     Elementwise steps need no more; a norm over all shards does, and is left to PyTorch.
     """
-    # Who has a DTensor has imported this, which takes long.
-    module = sys.modules.get("torch.distributed.tensor")
-    if module is None:
+    dtensor = _dtensor()
+    if dtensor is None:
         return
     for i, (param, grad) in enumerate(zip(batch.params, batch.grads, strict=True)):
         state = batch.states[i] if keys else {}
         row: list[Any] = [param, grad, *(state.get(key) for key in keys)]
-        if not all(isinstance(tensor, module.DTensor) for tensor in row):
+        if not all(isinstance(tensor, dtensor) for tensor in row):
             continue
         if any(
             (tensor.device_mesh, tensor.placements) != (row[0].device_mesh, row[0].placements)
@@ -152,10 +157,9 @@ class FusedStep(torch.optim.Optimizer):
         float64, and finite if every gradient is. None where PyTorch has to look at them: sparse or sharded
         ones, and what its own step takes.
         """
-        # Who has a DTensor has imported this, which takes long.
-        module = sys.modules.get("torch.distributed.tensor")
+        dtensor = _dtensor()
         params = (param for group in self.param_groups for param in group["params"])
-        if module is not None and any(isinstance(param, module.DTensor) for param in params):
+        if dtensor is not None and any(isinstance(param, dtensor) for param in params):
             return None
         batches = self._all_batches()
         if any(batch.table is None for batch in batches):

@@ -119,26 +119,8 @@ def backward_winograd(grad, x, weight, out, stride, padding, dilation, groups, w
 
 def _backward(kernel, sizes: tuple[int, ...], grad, x, weight, out, wanted):
     """The gradients by one of our kernels, and what the kernel itself returned."""
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    out = out.contiguous(memory_format=torch.channels_last)
-    grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
-    returned = kernel(
-        sizes,
-        address(grad),
-        address(out),
-        address(x),
-        x.stride(),
-        address(weight),
-        weight.stride(),
-        address(grad_x) if wanted[0] else 0,
-        grad_x.stride() if wanted[0] else x.stride(),
-        address(grad_weight) if wanted[1] else 0,
-        grad_weight.stride() if wanted[1] else weight.stride(),
-        address(grad_bias) if wanted[2] else 0,
-        DTYPE_CODES[x.dtype],
-        threads(),
-    )
-    return (grad_x, grad_weight, grad_bias), returned
+    rest = DTYPE_CODES[x.dtype], threads()
+    return conv.gradients(kernel, sizes, grad, x, weight, out, wanted, *rest)
 
 
 def forward_library(x, weight, bias, stride, padding, dilation, groups):

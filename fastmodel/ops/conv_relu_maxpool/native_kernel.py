@@ -123,26 +123,8 @@ def backward_winograd(
 
 def _backward(kernel, sizes: tuple[int, ...], grad, x, weight, argmax, wanted):
     """The gradients by one of our kernels, and what the kernel itself returned."""
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    argmax = argmax.contiguous(memory_format=torch.channels_last)
-    grad_x, grad_weight, grad_bias = conv.new_gradients(x, weight, wanted)
-    returned = kernel(
-        sizes,
-        address(grad),
-        address(argmax),
-        address(x),
-        x.stride(),
-        address(weight),
-        weight.stride(),
-        address(grad_x) if wanted[0] else 0,
-        grad_x.stride() if wanted[0] else x.stride(),
-        address(grad_weight) if wanted[1] else 0,
-        grad_weight.stride() if wanted[1] else weight.stride(),
-        address(grad_bias) if wanted[2] else 0,
-        DTYPE_CODES[x.dtype],
-        threads(),
-    )
-    return (grad_x, grad_weight, grad_bias), returned
+    rest = DTYPE_CODES[x.dtype], threads()
+    return conv.gradients(kernel, sizes, grad, x, weight, argmax, wanted, *rest)
 
 
 def overlap_condition(grad, x, weight, argmax, stride, padding, dilation, groups, kernel, step, *_):
