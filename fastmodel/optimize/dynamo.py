@@ -95,10 +95,6 @@ class Accepted:
     watched: tuple[Watched, ...]
     """What is absorbed; all paths are below the module."""
 
-    def takes(self, absorbed: Sequence[str]) -> bool:
-        """Are these modules among those that are looked at in each call?"""
-        return {tuple(path.split(".")) for path in absorbed} <= {w.path for w in self.watched}
-
 
 class DynamoForward:
     """What a module's forward runs instead: compiled when first called; a copy compiles its own."""
@@ -252,8 +248,6 @@ def fuse(module: fx.GraphModule, inputs: list, owner: nn.Module, accepted: Accep
         match = one.match
         if isinstance(match, patterns.Miss) or accepted.patterns.get(one.path) != match.pattern:
             continue
-        if not accepted.takes(one.absorbed):
-            continue
         anchor, absorbed = one.chain.anchor, one.chain.nodes[: match.absorbs]
         fused = match.make(owner.get_submodule(one.path))
         arguments: list[Any] = list(anchor.args)
@@ -268,7 +262,7 @@ def fuse(module: fx.GraphModule, inputs: list, owner: nn.Module, accepted: Accep
     met = [
         place.join
         for place in reading.meetings()
-        if (place.caller, place.join.op) in accepted.joins and accepted.takes(place.absorbed)
+        if (place.caller, place.join.op) in accepted.joins
     ]
     joins.rewrite(graph, met)
     module.recompile()

@@ -25,10 +25,11 @@ import fastmodel.functional as fused_functions
 import fastmodel.nn as fused_nn
 from fastmodel.optimize import patterns
 
-_ADD = (operator.add, torch.add)
-_MUL = (operator.mul, torch.mul)
+# Operators on tensors are methods in Dynamo's graphs where a mode looks at each call, as the checks' does.
+_ADD = (operator.add, torch.add, "add")
+_MUL = (operator.mul, torch.mul, "mul")
 _CAT = (torch.cat, torch.concat)
-_NEGATIVE = (operator.neg, torch.neg)
+_NEGATIVE = (operator.neg, torch.neg, "neg")
 _AUGMENTED = tuple(
     getattr(operator, f"i{name}")
     for name in (
@@ -437,7 +438,9 @@ def _called(owner: nn.Module, node: fx.Node) -> nn.Module | None:
 
 
 def _is_call(node: Any, functions: tuple) -> TypeGuard[fx.Node]:
-    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in functions
+    """Of one of these functions, or of a method by name."""
+    is_call = isinstance(node, fx.Node) and node.op in ("call_function", "call_method")
+    return is_call and node.target in functions
 
 
 def _is_sum(node: Any) -> TypeGuard[fx.Node]:
@@ -455,8 +458,8 @@ def _other(node: fx.Node, value: fx.Node) -> fx.Node | None:
 
 def _is_pure(node: fx.Node) -> bool:
     """May an unread node go? Those that the joins leave behind."""
-    if node.op == "call_method":
-        return node.target in _METHODS
+    if node.op == "call_method" and node.target in _METHODS:
+        return True
     functions = (*_ADD, *_MUL, *_CAT, *_NEGATIVE, operator.getitem, operator.floordiv, getattr)
     own = (torch.rsqrt, torch.chunk, torch.mean, torch.pow, torch.unsqueeze)
     return node.op == "get_attr" or _is_call(node, (*functions, *own))

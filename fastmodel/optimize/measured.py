@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from fastmodel.errors import InputError
 from fastmodel.optimize.assemble import assemble
 from fastmodel.optimize.budget import Budget
+from fastmodel.optimize.calls import UNLIKE, caught
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.evidence import Measurement
 from fastmodel.optimize.levers import Built, Lever, Subject, pull
@@ -189,9 +190,18 @@ class Selection:
         if not sites:
             return
         subject = self._subject
-        inputs = inputs_of(subject.model, subject.examples, {site.anchor for site in sites})
+        layers = {site.anchor for site in sites if not site.is_join}
+        inputs = inputs_of(subject.model, subject.examples, layers) if layers else {}
+        joined = {site.anchor for site in sites if site.is_join}
+        called = caught(subject.model, subject.examples, joined) if joined else {}
         for site in sites:
-            found = trials.of_place(_with_input(site, inputs), with_last)
+            if not site.is_join:
+                found = trials.of_place(_with_input(site, inputs), with_last)
+            elif site.anchor in called:
+                candidate = replace(site.candidate, call=called[site.anchor])
+                found = trials.of_place(candidate, with_last)
+            else:
+                found = dict.fromkeys(self._site_decisions, Decision(False, UNLIKE))
             for is_last, decision in found.items():
                 self._site_decisions[is_last][site.place.site] = decision
             self._request.progress.advance()

@@ -17,15 +17,17 @@ from fastmodel.capture import CapturedStep, capture_step
 from fastmodel.errors import BackendError, InputError
 from fastmodel.optimize import levers as lever_table
 from fastmodel.optimize.assemble import assemble
+from fastmodel.optimize.calls import UNLIKE, Call, caught
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.fingerprint import fingerprint_of
 from fastmodel.optimize.levers import Built, Subject, pull
 from fastmodel.optimize.measured import Request, Selection
 from fastmodel.optimize.plan import ATTRIBUTE, Place, Plan
 from fastmodel.optimize.search import Finder, Site
-from fastmodel.optimize.select import Strategy, static
+from fastmodel.optimize.select import Candidate, Decision, Strategy, static
 from fastmodel.optimize.step import Training
 from fastmodel.optimize.trial import Examples, disagreement, observe, outputs
+from fastmodel.optimize.verify import verify
 from fastmodel.progress import Progress, SilentProgress, progress_for
 
 MEASURED, STATIC = "measured", "static"
@@ -177,7 +179,7 @@ def _optimize(
         note = f"measured anew, the plan that was given is of another machine: {'; '.join(changes)}"
     if options.select != MEASURED:
         strategy = static if options.select == STATIC else options.select
-        sites, left = _decide(rows, strategy)  # type: ignore[arg-type]
+        sites, left = _decide(rows, strategy, subject)  # type: ignore[arg-type]
         return _finished(model, sites, left, Plan((), (), _name_of(strategy)), subject)
     return _measured(model, rows, subject, options, note)
 
@@ -188,12 +190,6 @@ def _measured(
     _check_gradients(model)
     sites = [row for row in rows if isinstance(row, Site)]
     left = [row for row in rows if isinstance(row, Place)]
-    left += [
-        replace(s.place, replacement=None, capture="none", reason=f"not tried: {s.why_not_alone}")
-        for s in sites
-        if s.why_not_alone is not None
-    ]
-    sites = [site for site in sites if site.why_not_alone is None]
     sites, dropped = _keep_those_that_agree(subject.model, sites, subject.examples)
     with _progress(options.progress) as progress:
         request = Request(
@@ -256,15 +252,21 @@ def _finished(
     return built
 
 
-def _decide(rows: Sequence[Site | Place], select: Strategy) -> tuple[list[Site], list[Place]]:
+def _decide(
+    rows: Sequence[Site | Place], select: Strategy, subject: Subject
+) -> tuple[list[Site], list[Place]]:
     """The sites that the strategy accepts, and the rows of everything else."""
     sites: list[Site] = []
     left: list[Place] = []
+    joined = {row.anchor for row in rows if isinstance(row, Site) and row.is_join}
+    called = caught(subject.model, subject.examples, joined) if joined else {}
     for row in rows:
         if isinstance(row, Place):
             left.append(row)
             continue
         decision = select(row.candidate)
+        if decision.is_accepted and row.is_join:
+            decision = _held_to_float64(decision, row.candidate, called.get(row.anchor))
         place = replace(
             row.place,
             reason=decision.reason,
@@ -276,6 +278,21 @@ def _decide(rows: Sequence[Site | Place], select: Strategy) -> tuple[list[Site],
         else:
             left.append(replace(place, replacement=None, capture="none"))
     return sites, left
+
+
+def _held_to_float64(decision: Decision, candidate: Candidate, call: Call | None) -> Decision:
+    """A strategy's word on a place where values meet, once outputs and gradients are as they are to be."""
+    if call is None:
+        return Decision(False, UNLIKE)
+    try:
+        found = verify(replace(candidate, call=call))
+    except BackendError:  # a backend asked for by name is not silently replaced
+        raise
+    except Exception as error:  # what the author's forward raises in float64 among them
+        return Decision(False, f"not held against float64: it raises {_one_line(error)}")
+    if not found.passed:
+        return Decision(False, f"failed its float64 check: {found}", None, found)
+    return replace(decision, verification=found)
 
 
 def _keep_those_that_agree(

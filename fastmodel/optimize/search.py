@@ -34,8 +34,11 @@ class Site:
     """Qualified name of the module that calls it."""
     ordinal: int
     """Which of that caller's calls it is."""
-    why_not_alone: str | None = None
-    """Why it cannot be tried alone; None where it can."""
+
+    @property
+    def is_join(self) -> bool:
+        """Do values meet there?"""
+        return isinstance(self.target, JoinTarget)
 
 
 class Finder:
@@ -97,7 +100,6 @@ class Finder:
                 name,
                 call.caller,
                 0,
-                None if self._seen.takes_one_tensor(name) else "its module takes several tensors",
             )
 
     def _rows_of(self, name: str, anchor: nn.Module) -> Iterator[Site | Place]:

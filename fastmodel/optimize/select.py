@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fastmodel.optimize.calls import Call
 from fastmodel.optimize.evidence import Measurement, Verification
 
 
@@ -28,6 +29,8 @@ class Candidate:
     x: torch.Tensor | None = None
     """The input itself, in its layout, a leaf that requires a gradient where the model asks for one; None
     where a rule or a function of the caller's decides."""
+    call: Call | None = None
+    """In the place of x, where values meet in a module's forward: what that is called with."""
 
 
 @dataclass(frozen=True)

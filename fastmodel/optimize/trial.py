@@ -68,11 +68,6 @@ class Observation:
     firsts: dict[str, Call] = field(default_factory=dict)
     """Each module's first call."""
 
-    def takes_one_tensor(self, name: str) -> bool:
-        """Was a module called with one tensor, and nothing else?"""
-        args, kwargs = self.arguments[name]
-        return len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs
-
 
 def observe(model: nn.Module, examples: Examples) -> Observation:
     """Run a copy of the model in evaluation mode and write down who calls whom."""

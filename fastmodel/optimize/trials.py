@@ -15,13 +15,14 @@ from torch import nn
 
 from fastmodel.errors import BackendError
 from fastmodel.optimize.budget import Budget
+from fastmodel.optimize.calls import Call, pass_of
 from fastmodel.optimize.evidence import Check, Verification
 from fastmodel.optimize.forward import channels_last
 from fastmodel.optimize.levers import fused_loss, fused_optimizer
 from fastmodel.optimize.measure import race
 from fastmodel.optimize.select import Candidate, Decision
 from fastmodel.optimize.step import optimizer_over
-from fastmodel.optimize.verify import Reference, compare, error_of, reference_of
+from fastmodel.optimize.verify import Reference, compare, error_of, reference_of, verify
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Trials:
         Returns:
             The decisions, by whether images are channels_last.
         """
+        if candidate.call is not None:
+            return self._of_calls(candidate, candidate.call, with_last)
         found, refusal = self._answered(lambda: reference_of(candidate))
         if found is None:
             return dict.fromkeys([False, True][: 1 + with_last], Decision(False, refusal))
@@ -59,20 +62,49 @@ class Trials:
             decided[True] = self._of_layout(other, found) if is_other else decided[False]
         return decided
 
+    def _of_calls(self, candidate: Candidate, call: Call, with_last: bool) -> dict[bool, Decision]:
+        """Forward and backward of the module in whose forward values meet."""
+        decided = {False: self._of_call(candidate, call)}
+        if with_last:
+            other = call.map(channels_last)
+            decided[True] = (
+                decided[False] if other.key == call.key else self._of_call(candidate, other)
+            )
+        return decided
+
+    def _of_call(self, candidate: Candidate, call: Call) -> Decision:
+        found, refusal = self._answered(lambda: verify(replace(candidate, call=call)))
+        if found is None:
+            return Decision(False, refusal)
+        plain, fused = candidate.plain[0], candidate.fused
+        key = (*_built(candidate), call.key)
+        return self._raced(key, found, lambda: (pass_of(plain, call), pass_of(fused, call)))
+
+    def _raced(
+        self,
+        key: tuple,
+        found: Verification,
+        passes: Callable[[], tuple[Callable[[], object], Callable[[], object]]],
+    ) -> Decision:
+        """What was verified is timed, unless it failed; equal candidates once."""
+        if not found.passed:
+            return Decision(False, f"failed its float64 check: {found}", None, found)
+        if key not in self._known:
+            self._known[key] = self._timed(*passes())
+        timed = self._known[key]
+        return Decision(timed.is_accepted, timed.reason, timed.measurement, found)
+
     def _of_layout(self, candidate: Candidate, reference: Reference) -> Decision:
         found, refusal = self._answered(lambda: compare(candidate, reference))
         if found is None:
             return Decision(False, refusal)
-        if not found.passed:
-            return Decision(False, f"failed its float64 check: {found}", None, found)
-        key = _key(candidate)
-        if key not in self._known:
-            self._known[key] = self._timed(
-                _pass_of(candidate.plain, candidate.plain[0], candidate.x),
-                _pass_of(candidate.fused, candidate.fused, candidate.x),
-            )
-        timed = self._known[key]
-        return Decision(timed.is_accepted, timed.reason, timed.measurement, found)
+        x = candidate.x
+        plain, fused = candidate.plain, candidate.fused
+        return self._raced(
+            _key(candidate),
+            found,
+            lambda: (_pass_of(plain, plain[0], x), _pass_of(fused, fused, x)),
+        )
 
     def of_loss(self, loss: nn.Module, output: torch.Tensor, targets: Any) -> Decision:
         """Value and gradient of a loss on the model's own output."""
@@ -132,16 +164,12 @@ class Trials:
 def _key(candidate: Candidate) -> tuple:
     x = candidate.x
     assert x is not None
+    return (*_built(candidate), tuple(x.shape), x.stride(), x.dtype, x.requires_grad)
+
+
+def _built(candidate: Candidate) -> tuple:
     wants = tuple(p.requires_grad for p in candidate.plain.parameters())
-    return (
-        repr(candidate.plain),
-        repr(candidate.fused),
-        tuple(x.shape),
-        x.stride(),
-        x.dtype,
-        x.requires_grad,
-        wants,
-    )
+    return candidate.pattern, repr(candidate.plain), repr(candidate.fused), wants
 
 
 def _pass_of(module: nn.Module, anchor: nn.Module, x: torch.Tensor | None) -> Callable[[], None]:

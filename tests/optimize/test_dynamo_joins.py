@@ -224,6 +224,46 @@ def test_copies_and_new_parameters(x):
     torch.testing.assert_close(ours(x), fm.revert(ours)(x), rtol=1e-4, atol=1e-4)
 
 
+class Flagged(Block):
+    """Another norm where a flag says so: absorbed in graphs that the example inputs did not show."""
+
+    def forward(self, x, other=False):
+        if x.shape[0] > 99:
+            return x
+        total = x + self.first(x)
+        return (self.norm if other else self.middle)(total) + total
+
+
+def test_hooks_of_what_the_examples_did_not_show(x):
+    model = Flagged()
+    ours = by_rule(model, x)
+    with fm.use_backend("cpu"):
+        torch.testing.assert_close(ours(x, other=True), model(x, other=True), rtol=1e-5, atol=1e-5)
+    heard = []
+    ours.norm.register_forward_hook(lambda *_: heard.append(1))
+    ours(x, other=True)
+    ours(x)
+    assert heard == [1]
+
+
+class Alike(nn.Module):
+    """Names of which one begins as the other does."""
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.part2 = Block(), Block()
+
+    def forward(self, x):
+        return self.part2(self.part(x))
+
+
+def test_names_that_begin_alike(x):
+    model = Alike()
+    ours = by_rule(model, x)
+    assert ops_of(ours, x) == {"add_layer_norm": 2, "layer_norm": 2}
+    torch.testing.assert_close(ours(x), model(x), rtol=1e-5, atol=1e-5)
+
+
 class NoGradient(Block):
     """The sum is in another gradient mode than its norm."""
 

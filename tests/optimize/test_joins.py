@@ -31,6 +31,11 @@ class Gated(nn.Module):
         return self.down(value * gate if self.is_swapped else gate * value)
 
 
+class GatedByMethod(Gated):
+    def forward(self, x):
+        return self.down(self.act(self.gate(x)).mul(self.up(x)))
+
+
 class Residual(nn.Module):
     """A norm of a sum that is read again."""
 
@@ -115,6 +120,7 @@ class Around(nn.Module):
 CASES = {
     "swiglu": (lambda: Gated(nn.SiLU()), "swiglu"),
     "swiglu-function": (lambda: Gated(F.silu, True), "swiglu"),
+    "swiglu-method": (lambda: GatedByMethod(nn.SiLU()), "swiglu"),
     "geglu": (lambda: Gated(nn.GELU()), "geglu"),
     "geglu-tanh": (lambda: Gated(nn.GELU("tanh"), True), "geglu_tanh"),
     "add-layer-norm": (lambda: Residual(nn.LayerNorm(D)), "add_layer_norm"),

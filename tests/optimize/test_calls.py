@@ -1,0 +1,176 @@
+"""Where values meet, a module is called as a whole: every output and gradient, of any arguments, is held."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from support.by_rule import by_rule
+from torch import nn
+
+import fastmodel as fm
+from fastmodel.optimize import joins
+from fastmodel.optimize.calls import caught
+from fastmodel.optimize.trial import Examples
+
+D = 8
+
+
+class Store:
+    """What a module is given to fill, as a cache of keys and values is."""
+
+    def __init__(self):
+        self.seen = []
+
+
+class Inner(nn.Module):
+    """A gated unit of two arguments, one of them by name and in a tuple, and one that it fills."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x, scale, pair=None, store=None, **options):
+        store.seen.append(x)
+        x.mul_(0.5)  # as what writes to its input
+        gated = nn.functional.silu(self.gate(x)) * self.up(pair[0])
+        return gated * scale, {"sum": gated + pair[1]}
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.inner = nn.Linear(D, D), nn.Linear(D, D), Inner()
+        self.register_buffer("table", torch.rand(D))
+
+    def forward(self, x):
+        store = Store()
+        pair = (self.second(x), self.table)
+        out, more = self.inner(self.first(x), 2, pair=pair, store=store)
+        assert len(store.seen) == 1
+        return out + more["sum"]
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, D)
+
+
+def the_row(model):
+    plan = fm.plan_of(model)
+    (row,) = [p for p in (*plan.swaps, *plan.left) if p.pattern == "SiLU * value"]
+    return row
+
+
+NAMES = {
+    "output 0",
+    "output 1",
+    "gradient of input 0",
+    "gradient of input 1",
+    *(f"gradient of {layer}.{name}" for layer in ("gate", "up") for name in ("weight", "bias")),
+}
+
+
+def test_a_rule_holds_every_gradient(x):
+    row = the_row(by_rule(Outer(), x))
+    assert row.replacement == "swiglu" and row.verification is not None
+    assert {check.tensor for check in row.verification.checks} == NAMES
+    assert row.verification.passed
+    for check in row.verification.checks:
+        assert 4 * check.torch_error < check.bound <= 4 * check.torch_error + 16 * 2.0**-23
+
+
+def test_so_does_the_measured_selection(x):
+    row = the_row(fm.optimize(Outer(), x, budget_s=2.0))
+    assert row.verification is not None and row.measurement is not None, row.reason
+    assert {check.tensor for check in row.verification.checks} == NAMES
+
+
+class Faulty(torch.autograd.Function):
+    """SiLU(a) * b with gradients of its own."""
+
+    factors = (1.0, 1.0)
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return nn.functional.silu(a) * b
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.saved_tensors
+        s = a.sigmoid()
+        of_a, of_b = grad * b * s * (1 + a * (1 - s)), grad * a * s
+        return of_a * Faulty.factors[0], of_b * Faulty.factors[1]
+
+
+def swiglu(a, b):
+    return Faulty.apply(a, b)
+
+
+@pytest.mark.parametrize("how", ["static", "measured"])
+@pytest.mark.parametrize(
+    ("factors", "tensor"),
+    [((1.0, 1.0), None), ((-1.0, 1.0), "gate"), ((1.0, 1.001), "up"), ((0.0, 1.0), "gate")],
+    ids=["right", "sign", "a-thousandth", "none"],
+)
+def test_a_wrong_gradient_of_one_argument_is_found(factors, tensor, how, x, monkeypatch):
+    monkeypatch.setitem(joins.GATES, "SiLU", swiglu)
+    monkeypatch.setattr(Faulty, "factors", factors)
+    row = the_row(fm.optimize(Outer(), x, select=how, budget_s=2.0))
+    assert row.verification is not None and row.verification.passed == (tensor is None)
+    if tensor is not None:
+        assert row.replacement is None and "failed its float64 check: gradient of" in row.reason
+        wrong = {check.tensor for check in row.verification.checks if not check.passed}
+        assert any(tensor in name for name in wrong) and "output 0" not in wrong
+
+
+class SinglesOut(Inner):
+    """Raises in float64."""
+
+    def forward(self, x, scale, pair=None, store=None, **options):
+        if x.dtype == torch.float64:
+            raise TypeError("not in float64")
+        store.seen.append(x)
+        return nn.functional.silu(self.gate(x)) * self.up(pair[0]), {"sum": pair[1]}
+
+
+def test_what_cannot_be_held_is_left(x):
+    model = Outer()
+    model.inner = SinglesOut()
+    row = the_row(by_rule(model, x))
+    assert row.replacement is None
+    assert "not held against float64: it raises TypeError: not in float64" in row.reason
+
+
+class OtherArguments(Outer):
+    """Gives its part one argument more where gradients are on."""
+
+    def forward(self, x):
+        more = {"extra": x} if torch.is_grad_enabled() else {}
+        pair = (self.second(x), self.table)
+        return self.inner(self.first(x), 2, pair=pair, store=Store(), **more)[0]
+
+
+@pytest.mark.parametrize("how", ["static", "measured"])
+def test_a_call_that_cannot_be_caught_is_left(how, x):
+    row = the_row(fm.optimize(OtherArguments(), x, select=how, budget_s=2.0))
+    assert row.replacement is None and "called otherwise" in row.reason
+
+
+def test_a_call_is_made_again_as_it_was(x):
+    model = Outer()
+    call = caught(model, Examples((x,), {}), {"inner"})["inner"]
+    tensors = [v for v in call.values if isinstance(v, torch.Tensor)]
+    assert [v.requires_grad for v in tensors] == [False] * 3
+    first, inner = tensors[0].clone(), copy.deepcopy(model.inner).double()
+    for _ in range(2):
+        values, inputs = call.fresh(torch.float64)
+        assert [v.dtype for v in inputs] == [torch.float64] * 2
+        outs = call.of(inner, values)
+        assert len(outs) == 2 and torch.equal(inputs[0], first.double())
+    (store,) = (v for v in call.values if isinstance(v, Store))
+    assert store.seen == [] and torch.equal(tensors[0], first)
+    with torch.no_grad():
+        torch.testing.assert_close(tensors[0], model.first(x))
