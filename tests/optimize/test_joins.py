@@ -227,9 +227,9 @@ def test_a_parameter_that_is_put_in_is_used():
     torch.testing.assert_close(optimized(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_measured_selection_tries_them():
+def test_a_measured_selection_tries_them(races):
     model, x = Gated(nn.SiLU()), torch.randn(64, T, D)
-    optimized = fm.optimize(model, x, budget_s=2.0)
+    optimized = fm.optimize(model, x)
     plan = fm.plan_of(optimized)
     (row,) = [p for p in (*plan.swaps, *plan.left) if p.pattern == "SiLU * value"]
     assert row.verification is not None and row.verification.passed

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 from support import zoo
+from support.planted_times import BARELY, EVEN, FAST, SLOW
 from torch import nn
 
 import fastmodel as fm
@@ -15,26 +16,10 @@ from fastmodel.optimize.budget import Budget
 from fastmodel.optimize.measure import LEAST_PAIRS, MOST_PAIRS, race, ranking
 from fastmodel.timing import Estimate
 
-FAST = Measurement(2e-3, 1e-3, 2.0, 1.9, 2.1, 8)
-SLOW = Measurement(1e-3, 2e-3, 0.5, 0.45, 0.55, 8)
-EVEN = Measurement(1e-3, 1e-3, 1.0, 0.97, 1.03, 8)
-BARELY = Measurement(1e-2, 1.02e-2, 0.98, 0.95, 1.01, 8)
-"""Not certainly slower, and by more than neighbours make up for."""
-
 
 @pytest.fixture
 def x():
     return torch.randn(4, 1, 12, 12)
-
-
-@pytest.fixture
-def races(monkeypatch):
-    """Replaces both kinds of race; returns what the whole step's will say, in order, then FAST."""
-    whole: list[Measurement | None] = []
-    monkeypatch.setattr(trials, "race", lambda *_: FAST)
-    monkeypatch.setattr(measured, "race", lambda *_: whole.pop(0) if whole else FAST)
-    monkeypatch.setattr(measured, "ranking", lambda arms, *_: list(arms))
-    return whole
 
 
 def swapped(model):
