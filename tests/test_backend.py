@@ -28,14 +28,17 @@ def no_environment(monkeypatch):
 
 @pytest.fixture
 def served(monkeypatch):
-    """Two kernels of an op named "probe", the first for float32 of at least two elements; who served."""
+    """Kernels of an op named "probe": one served by name alone, one for float32 of two elements or more, and
+    the definition; who served."""
     calls = []
     rows = (
+        table.Row("probe", "forward", "library", "m:library", only_by_name=True),
         table.Row("probe", "forward", "cpu", "m:cpu", ("cpu",), ("float32",), "m:condition"),
         table.Row("probe", "forward", "reference", "m:reference"),
     )
     functions = {
         "m:cpu": lambda x: calls.append("cpu"),
+        "m:library": lambda x: calls.append("library"),
         "m:reference": lambda x: calls.append("reference"),
         "m:condition": lambda x: None if x.numel() >= 2 else "it takes two elements or more",
     }
@@ -73,10 +76,11 @@ def test_a_request_is_never_replaced(served, x):
     assert "use another backend or automatic choice" in str(raised.value)
 
 
-def test_a_request_is_served(served):
-    with fm.use_backend("reference"):
+@pytest.mark.parametrize("backend", ["reference", "library"])
+def test_a_request_is_served(served, backend):
+    with fm.use_backend(backend):
         dispatch.run("probe", "forward", torch.ones(2))
-    assert served == ["reference"]
+    assert served == [backend]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -66,6 +66,7 @@ LAYERS = (
         "fastmodel.ops.linear_op",
         "fastmodel.ops.norm_op",
         "fastmodel.ops.optimizers",
+        "fastmodel.ops.own_state",
         "fastmodel.ops.modules",
         "fastmodel.ops.rotary_module",
         "fastmodel.ops.rotary_op",

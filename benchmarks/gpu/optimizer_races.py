@@ -115,7 +115,8 @@ def mixed(name: str, shapes: Sequence[tuple[int, ...]]) -> Race:
     arms = {AUTO: Arm(*_own_mixed_step(shapes, grads), is_ours=True)}
     for mode, options in _MODES.items():
         arms[mode] = Arm(*_torchs_mixed_step(shapes, grads, options))
-    # Norm: 2 bytes of g. Step: g and p in 2, p, m, v in 4 in; p in 2, p, m, v in 4 out.
+    # Norm: g, 2 bytes. Step: 2 of g and 12 of master, m, v in; 2 of p and 12 of master, m, v out. The
+    # gradients that are unscaled in place, as PyTorch's are, come on top, and are not counted.
     line = Line("mixed-precision AdamW", name)
     return Race(line, arms, None, 20 * count, 30 * count, (Goal("ratio to the best", 1.8),))
 

@@ -7,7 +7,7 @@
 // 4 written, p only written). FLOPs: about 14, with one square root and one division: some 0.5 a
 // byte, where a GPU has ten times as many to give: bandwidth is the floor.
 //
-// A thread holds 16 bytes of the narrowest array and the same elements of the others. Blocks of 256
+// A thread holds 16 bytes of the parameters and the same elements of the others. Blocks of 256
 // threads with 56 registers (float32) to 80 (16-bit parameters) leave 4 or 3 of them on a
 // multiprocessor: 64 KiB and more in flight there, above the 20 KB or so that bandwidth times
 // latency asks for.
@@ -16,6 +16,7 @@
 #include "adam/adam_cuda.h"
 #include "adam/adam_update.h"
 #include "common/cuda.cuh"
+#include "common/cuda_optimizer.cuh"
 #include "common/cuda_tensor_chunks.h"
 
 namespace fastmodel {
@@ -80,12 +81,6 @@ struct Arrays {
   }
 };
 
-// What the gradient is multiplied by: to keep it so, and then for the step alone.
-struct GradFactors {
-  bool is_scaled;
-  float unscale, factor;
-};
-
 template <int kCount, typename P, typename S>
 __device__ __forceinline__ void update(const Arrays<P, S>& x, int64_t i, const AdamScalars& c,
                                        const GradFactors& by, float new_in_average) {
@@ -115,13 +110,7 @@ __device__ __forceinline__ void update(const Arrays<P, S>& x, int64_t i, const A
   store_elements(x.second + i, second);
   if (x.maximum != nullptr) store_elements(x.maximum + i, scale);
   if (x.master != nullptr) store_elements(x.master + i, param);
-  if (x.average != nullptr) {
-    float average[kCount];
-    load_elements(x.average + i, average);
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) average[k] += new_in_average * (param[k] - average[k]);
-    store_elements(x.average + i, average);
-  }
+  if (x.average != nullptr) move_average(x.average + i, param, new_in_average);
 }
 
 // P is the parameters' and gradients' type, S the moments'.
@@ -135,12 +124,9 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) scalars[0] = scalars_of(o, a.counts[chunk.tensor]);
   sync_block();
   const AdamScalars c = scalars[0];
-  const float clip = o.clip == nullptr ? 1.0f : *o.clip;
-  const GradFactors by = {o.grad_scale != nullptr,
-                          o.grad_scale == nullptr ? 1.0f : 1.0f / *o.grad_scale,
-                          o.is_maximizing ? -clip : clip};
+  const GradFactors by(o.grad_scale, o.clip, o.is_maximizing);
   const Arrays<P, S> x(a.chunks, chunk.tensor);
-  constexpr int kCount = 16 / (sizeof(P) < sizeof(S) ? sizeof(P) : sizeof(S));
+  constexpr int kCount = Pack<P>::kCount;
   const int64_t packed = x.are_pack_aligned()
                              ? chunk.begin + (chunk.end - chunk.begin) / kCount * kCount
                              : chunk.begin;

@@ -13,6 +13,19 @@ from fastmodel.ops import tensor_table
 MASTER, AVERAGE = "master_param", "ema_param"
 """Entries of a state: the parameter in float32, and the average of its values."""
 
+
+def wide_dtype(param: Tensor, state_dtype: torch.dtype | None) -> torch.dtype:
+    """Of the entries of a parameter's state; state_dtype=float32 narrows no float64 parameter's."""
+    if state_dtype != torch.float32:
+        return state_dtype or param.dtype
+    return torch.promote_types(param.dtype, torch.float32)
+
+
+def extra_keys(has_master: bool, ema_decay: float | None) -> tuple[str, ...]:
+    """The entries of a state that PyTorch has not, in the kernels' order."""
+    return (MASTER,) * has_master + (AVERAGE,) * (ema_decay is not None)
+
+
 _IMPLEMENTATIONS = "foreach=, or fused=False, asks for one of PyTorch's own implementations"
 
 
@@ -64,6 +77,20 @@ class Batch:
     def is_left_out(self) -> bool:
         """Does `found_inf` say to leave the step out?"""
         return self.found_inf is not None and bool(self.found_inf.item())
+
+    @property
+    def extra_keys(self) -> tuple[str, ...]:
+        """The entries of its states that PyTorch has not, in the kernels' order."""
+        return extra_keys(self.has_master, self.ema_decay)
+
+    @property
+    def beyond_pytorch(self) -> str | None:
+        """Why PyTorch's own step does not take the batch; None if it does."""
+        if self.ema_decay is not None:
+            return "PyTorch's step keeps no average of the parameters"
+        if self.state_dtype is not None:
+            return "PyTorch's step keeps the state in the parameter's dtype, not in state_dtype"
+        return None
 
     def on_device(self, name: str) -> Tensor:
         """clip, grad_scale or found_inf, float32, where the parameters lie; a parameter in place of None."""

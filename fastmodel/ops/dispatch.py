@@ -70,7 +70,7 @@ def _candidates(
     """
     found, unasked, refusals = [], [], []
     for row in table.rows_of(op, pass_):
-        if backend is not None and row.backend != backend:
+        if row.only_by_name if backend is None else row.backend != backend:
             continue
         refusal = row.reason or row.takes(device_type, dtype, by_name=backend is not None)
         if refusal is None:

@@ -9,7 +9,6 @@ reassigned since); nothing of them is kept between steps.
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,13 +21,10 @@ from torch._C._autograd import _profiler_enabled
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fastmodel import env
-from fastmodel.errors import InputError
 from fastmodel.ops import dispatch, tensor_table
 from fastmodel.ops.batch import MASTER, Batch, options_refusal
 from fastmodel.ops.grad_norm import clip_factor, square_sums
-
-_OWN_OPTIONS = ("max_grad_norm", "state_dtype", "master_weights", "ema_decay")
-"""Attributes that PyTorch's optimizers have not, and no state_dict holds."""
+from fastmodel.ops.own_state import OwnState
 
 
 def _is_for_gpu(param: Tensor) -> bool:
@@ -70,22 +66,13 @@ def _take_local_shards(batch: Batch, keys: tuple[str, ...]) -> None:
             batch.states[i] = {**state, **dict(zip(keys, entries, strict=True))}
 
 
-class FusedStep(torch.optim.Optimizer):
+class FusedStep(OwnState):
     """The step of a drop-in optimizer; stands before the `torch.optim` class among the bases."""
 
     _op: str
     """The op's name in the kernel table."""
     _has_steps: bool
     """Does each state hold a step count?"""
-    max_grad_norm: float | None
-    state_dtype: torch.dtype | None = None
-    """Of the state entries that are shaped like the parameter; None for the parameter's own."""
-    ema_decay: float | None = None
-    """Of the average of each parameter; None for none."""
-
-    master_weights: bool = False
-    """Do the states of bfloat16 and float16 parameters hold float32 copies of them?"""
-
     _step_supports_amp_scaling = True
     """A `GradScaler` leaves unscaling, and the step's being left out, to the step."""
     _square_sums: list[Tensor] | None = None
@@ -313,28 +300,5 @@ class FusedStep(torch.optim.Optimizer):
                 batches[key].states.append(whole.states[i])
         return list(batches.values())
 
-    def _has_master(self, param: Tensor) -> bool:
-        return self.master_weights and param.dtype in (torch.bfloat16, torch.float16)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN_OPTIONS}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.__dict__.setdefault("max_grad_norm", None)
-
 
 _observed_step = torch.optim.Optimizer.profile_hook_step(FusedStep._step)
-
-
-def checked_max_grad_norm(op: str, value: float | None) -> float | None:
-    """`max_grad_norm` as a float.
-
-    Raises:
-        InputError: it is neither None nor a number above 0.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
-        raise InputError(f"{op}: max_grad_norm is {value!r}; pass a number above 0, or None")
-    return float(value)

@@ -22,6 +22,7 @@ BACKENDS = ("cpu", "cuda", "triton", "library", "reference")
 
 _NATIVE_DTYPES = ("float32", "bfloat16")
 _GPU_DTYPES = ("float32", "bfloat16", "float16")
+_ON_GPU = ("cuda",), _GPU_DTYPES
 _UNMEASURED = "no GPU has measured it yet: `make gpu`"
 
 
@@ -44,6 +45,8 @@ class Row:
     """Element types it takes; empty for any."""
     condition: str | None = None
     worth: str | None = None
+    only_by_name: bool = False
+    """Does automatic choice pass it over, as no measurement has it faster than a later row?"""
     evidence: str = ""
     """Why the row stands where it does: the committed result, or the reason."""
 
@@ -140,48 +143,46 @@ def _chunked(op: str, pass_: str) -> Row:
 def _cuda(op: str, pass_: str, condition: str | None = None, worth: str | None = None) -> Row:
     """The native kernels for NVIDIA GPUs."""
     kernel = f"cuda_kernel:{pass_}"
-    return Row(op, pass_, "cuda", kernel, ("cuda",), _GPU_DTYPES, condition, worth, _UNMEASURED)
+    return Row(op, pass_, "cuda", kernel, *_ON_GPU, condition, worth, evidence=_UNMEASURED)
 
 
-def _cuda_variant(op: str, pass_: str, variant: str) -> Row:
+def _cuda_variant(op: str, pass_: str, variant: str, only_by_name: bool = False) -> Row:
     """Native kernels for NVIDIA GPUs that take some calls, and are worth it for some of those."""
     name = f"{pass_}_{variant}"
     kernel, condition = f"cuda_kernel:{name}", f"cuda_kernel:{name}_condition"
-    worth = f"worth_cuda:{name}"
-    return Row(op, pass_, "cuda", kernel, ("cuda",), _GPU_DTYPES, condition, worth, _UNMEASURED)
+    worth = None if only_by_name else f"worth_cuda:{name}"
+    return Row(op, pass_, "cuda", kernel, *_ON_GPU, condition, worth, only_by_name, _UNMEASURED)
 
 
 def _library_cuda(op: str, pass_: str, kernel: str, condition: str | None = None) -> Row:
     """The library's products on NVIDIA GPUs."""
-    return Row(
-        op, pass_, "library", kernel, ("cuda",), _GPU_DTYPES, condition, evidence=_UNMEASURED
-    )
+    return Row(op, pass_, "library", kernel, *_ON_GPU, condition, evidence=_UNMEASURED)
 
 
-def _triton(op: str, pass_: str, condition: str | None = None, worth: str | None = None) -> Row:
+def _triton(op: str, pass_: str, condition: str | None = None, only_by_name: bool = False) -> Row:
     """The portable kernels for GPUs."""
     kernel = f"triton_kernel:{pass_}"
-    return Row(op, pass_, "triton", kernel, ("cuda",), _GPU_DTYPES, condition, worth, _UNMEASURED)
+    return Row(op, pass_, "triton", kernel, *_ON_GPU, condition, None, only_by_name, _UNMEASURED)
 
 
 def _reference(op: str, pass_: str) -> Row:
     return Row(op, pass_, "reference", f"reference:{pass_}", evidence="the definition")
 
 
-def _step(op: str, library_condition: str | None = None) -> tuple[Row, ...]:
+def _step(op: str) -> tuple[Row, ...]:
     """An optimizer's rows; its library row is PyTorch's for-loop, foreach or fused step."""
     served = "serves what no kernel takes"
     return (
         _native(op, "step", "native_kernel:refusal"),
         _cuda(op, "step", "cuda_kernel:refusal"),
         _triton(op, "step", "triton_kernel:refusal"),
-        Row(op, "step", "library", "library:step", condition=library_condition, evidence=served),
+        Row(op, "step", "library", "library:step", condition="library:refusal", evidence=served),
         _reference(op, "step"),
     )
 
 
 ROWS: tuple[Row, ...] = (
-    *_step("adam", "library:refusal"),
+    *_step("adam"),
     _native("add_layer_norm", "forward", "native_kernel:promotes_to_a_native_dtype"),
     _triton("add_layer_norm", "forward", "triton_kernel:promotes_to_a_gpu_dtype"),
     _reference("add_layer_norm", "forward"),
@@ -205,9 +206,9 @@ ROWS: tuple[Row, ...] = (
     _native("conv_relu", "forward", "native_kernel:forward_condition", "worth:forward"),
     _cuda_variant("conv_relu", "forward", "depthwise"),
     _cuda_variant("conv_relu", "forward", "direct"),
-    _cuda_variant("conv_relu", "forward", "gemm"),
+    _cuda_variant("conv_relu", "forward", "gemm", only_by_name=True),
     _cuda("conv_relu", "forward", worth="worth_cuda:forward"),
-    _triton("conv_relu", "forward", "triton_kernel:forward_condition", "triton_kernel:unmeasured"),
+    _triton("conv_relu", "forward", "triton_kernel:forward_condition", only_by_name=True),
     _library("conv_relu", "forward"),
     _library_cuda("conv_relu", "forward", "cudnn:forward", "cudnn:forward_condition"),
     _library_cuda("conv_relu", "forward", "cuda_kernel:forward"),
@@ -218,9 +219,7 @@ ROWS: tuple[Row, ...] = (
     _cuda_variant("conv_relu", "backward", "depthwise"),
     _cuda_variant("conv_relu", "backward", "direct"),
     _cuda("conv_relu", "backward"),
-    _triton(
-        "conv_relu", "backward", "triton_kernel:backward_condition", "triton_kernel:unmeasured"
-    ),
+    _triton("conv_relu", "backward", "triton_kernel:backward_condition", only_by_name=True),
     _library("conv_relu", "backward"),
     _library_cuda("conv_relu", "backward", "cuda_kernel:backward"),
     _reference("conv_relu", "backward"),
@@ -232,7 +231,7 @@ ROWS: tuple[Row, ...] = (
         "conv_relu_maxpool",
         "forward",
         "triton_kernel:forward_condition",
-        "triton_kernel:unmeasured",
+        only_by_name=True,
     ),
     _library("conv_relu_maxpool", "forward"),
     _library_cuda("conv_relu_maxpool", "forward", "cuda_kernel:forward"),
@@ -245,7 +244,7 @@ ROWS: tuple[Row, ...] = (
         "conv_relu_maxpool",
         "backward",
         "triton_kernel:backward_condition",
-        "triton_kernel:unmeasured",
+        only_by_name=True,
     ),
     _library("conv_relu_maxpool", "backward", "native_kernel:overlap_condition"),
     _library_cuda("conv_relu_maxpool", "backward", "cuda_kernel:backward"),
@@ -294,7 +293,7 @@ ROWS: tuple[Row, ...] = (
     _reference("linear_cross_entropy", "backward"),
     _native("linear_gelu", "forward", worth="worth:forward"),
     _cuda("linear_gelu", "forward"),
-    _triton("linear_gelu", "forward", worth="triton_kernel:unmeasured"),
+    _triton("linear_gelu", "forward", only_by_name=True),
     _library("linear_gelu", "forward"),
     _reference("linear_gelu", "forward"),
     _native("linear_gelu", "backward", worth="worth:backward"),
@@ -304,7 +303,7 @@ ROWS: tuple[Row, ...] = (
     _reference("linear_gelu", "backward"),
     _native("linear_relu", "forward", worth="worth:forward"),
     _cuda("linear_relu", "forward"),
-    _triton("linear_relu", "forward", worth="triton_kernel:unmeasured"),
+    _triton("linear_relu", "forward", only_by_name=True),
     _library("linear_relu", "forward"),
     _reference("linear_relu", "forward"),
     _native("linear_relu", "backward", worth="worth:backward"),
@@ -313,7 +312,7 @@ ROWS: tuple[Row, ...] = (
     _library("linear_relu", "backward"),
     _reference("linear_relu", "backward"),
     _native("linear_relu_dropout", "forward", worth="worth:forward"),
-    _triton("linear_relu_dropout", "forward", worth="triton_kernel:unmeasured"),
+    _triton("linear_relu_dropout", "forward", only_by_name=True),
     _library("linear_relu_dropout", "forward"),
     _reference("linear_relu_dropout", "forward"),
     _native("linear_relu_dropout", "backward", worth="worth:backward"),
@@ -322,7 +321,7 @@ ROWS: tuple[Row, ...] = (
     _reference("linear_relu_dropout", "backward"),
     _native("linear_sigmoid", "forward", worth="worth:forward"),
     _cuda("linear_sigmoid", "forward"),
-    _triton("linear_sigmoid", "forward", worth="triton_kernel:unmeasured"),
+    _triton("linear_sigmoid", "forward", only_by_name=True),
     _library("linear_sigmoid", "forward"),
     _reference("linear_sigmoid", "forward"),
     _native("linear_sigmoid", "backward", worth="worth:backward"),
@@ -332,7 +331,7 @@ ROWS: tuple[Row, ...] = (
     _reference("linear_sigmoid", "backward"),
     _native("linear_silu", "forward", worth="worth:forward"),
     _cuda("linear_silu", "forward"),
-    _triton("linear_silu", "forward", worth="triton_kernel:unmeasured"),
+    _triton("linear_silu", "forward", only_by_name=True),
     _library("linear_silu", "forward"),
     _reference("linear_silu", "forward"),
     _native("linear_silu", "backward", worth="worth:backward"),
@@ -342,7 +341,7 @@ ROWS: tuple[Row, ...] = (
     _reference("linear_silu", "backward"),
     _native("linear_tanh", "forward", worth="worth:forward"),
     _cuda("linear_tanh", "forward"),
-    _triton("linear_tanh", "forward", worth="triton_kernel:unmeasured"),
+    _triton("linear_tanh", "forward", only_by_name=True),
     _library("linear_tanh", "forward"),
     _reference("linear_tanh", "forward"),
     _native("linear_tanh", "backward", worth="worth:backward"),

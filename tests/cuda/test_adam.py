@@ -1,11 +1,8 @@
 """fm.optim.Adam and AdamW on the CUDA kernel against torch.optim's for-loop in float64."""
 
-import copy
-import math
-
 import pytest
 import torch
-from support import optim_clipping, optim_layouts, optim_life, optim_numbers, optimizers
+from support import optim_clipping, optim_layouts, optim_life, optim_numbers, optim_wide, optimizers
 from support.optimizers import LR, OptimizerUnderTest
 
 import fastmodel as fm
@@ -17,7 +14,9 @@ ADAMW = OptimizerUnderTest(fm.optim.AdamW, torch.optim.AdamW, FULL)
 BOTH = pytest.mark.parametrize("opt", [ADAM, ADAMW], ids=str)
 
 LOW = (torch.bfloat16, torch.float16)
+LOW_DTYPES = pytest.mark.parametrize("dtype", LOW, ids=str)
 GPU_DTYPES = pytest.mark.parametrize("dtype", (torch.float32, *LOW), ids=str)
+BY = pytest.mark.parametrize("backend", ["cuda", "reference"])
 VARIANTS = {
     "adam": (ADAM, {}),
     "adam-amsgrad-l2-maximize": (ADAM, {**FULL, "maximize": True}),
@@ -169,66 +168,28 @@ STATES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "master_param", "ema_param"
 @pytest.mark.parametrize("key", STATES)
 def test_a_state_that_is_not_aligned(key):
     """Packs are taken where every array of the tensor has them aligned."""
-    made = []
-    for is_offset in (False, True):
-        params = optimizers.parameters((2050,), dtype=torch.bfloat16)
-        ours = ADAM.make(params, master_weights=True, ema_decay=0.5, **FULL)
-        optimizers.run_together([ours], [params], 1)
-        state = ours.state[params[0]]
-        if is_offset:
-            buffer = torch.empty(2051)
-            buffer[1:] = state[key]
-            state[key] = buffer[1:]
-        optimizers.run_together([ours], [params], 1, 1)
-        made.append([params[0], *(state[name] for name in STATES)])
-    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+    optim_wide.check_unaligned_state(ADAM, key, STATES)
 
 
-def wide_run(params, steps, **options):
-    """float64 steps over the very gradients that low-precision parameters get, and their average."""
-    wide = optimizers.twins_of(params, torch.float64)
-    decay = options.pop("ema_decay", None)
-    averages = [p.detach().clone() for p in wide]
-    oracle = ADAMW.plain(wide, **options)
-    for step in range(steps):
-        optimizers.give_grads(step, params, wide)
-        for p, q in zip(params, wide, strict=True):
-            q.grad = p.grad.double()
-        oracle.step()
-        for average, q in zip(averages, wide, strict=True):
-            if decay is not None:
-                average.lerp_(q.detach(), 1 - decay)
-    return wide, averages, oracle
-
-
-SHAPES = ((40, 3), (17,), (), (1025,))
-
-
-@pytest.mark.parametrize("backend", ["cuda", "reference"])
-@pytest.mark.parametrize("dtype", LOW, ids=str)
+@BY
+@LOW_DTYPES
 @pytest.mark.parametrize("options", [{}, FULL], ids=["plain", "full"])
 def test_master_weights(options, dtype, backend):
-    """Ten steps lose nothing to rounding but the parameter's own, once: it is its master copy rounded."""
-    params = optimizers.parameters(*SHAPES, dtype=dtype)
-    wide, averages, _ = wide_run(params, 10, ema_decay=0.9, **options)
-    for p in params:
-        p.grad = None
-    ours = ADAMW.make(params, master_weights=True, ema_decay=0.9, **options)
-    with fm.use_backend(backend):
-        optimizers.run_together([ours], [params], 10)
-    masters = [ours.state[p]["master_param"] for p in params]
-    assert all(m.dtype == torch.float32 for m in masters)
-    assert all(torch.equal(p, m.to(dtype)) for p, m in zip(params, masters, strict=True))
-    optimizers.assert_together(masters, wide, 10)
-    optimizers.assert_together([ours.state[p]["ema_param"] for p in params], averages, 10)
+    optim_wide.check_master_weights(ADAMW, options, dtype, backend)
 
 
-@pytest.mark.parametrize("backend", ["cuda", "reference"])
-@pytest.mark.parametrize("dtype", LOW, ids=str)
+@BY
+@GPU_DTYPES
+def test_averages(dtype, backend):
+    optim_wide.check_averages(ADAMW, {}, dtype, backend)
+
+
+@BY
+@LOW_DTYPES
 def test_float32_moments(dtype, backend):
     """They are those of a float64 run to float32's rounding, whatever the parameters are rounded to."""
-    params = optimizers.parameters(*SHAPES, dtype=dtype)
-    wide, _, oracle = wide_run(params, 5)
+    params = optimizers.parameters(*optim_wide.SHAPES, dtype=dtype)
+    wide, _, oracle = optim_wide.run_wide(ADAMW, params, 5)
     ours = ADAMW.make(params, state_dtype=torch.float32)
     with fm.use_backend(backend):
         optimizers.run_together([ours], [params], 5)
@@ -239,50 +200,9 @@ def test_float32_moments(dtype, backend):
     optimizers.assert_together(params, wide, 5, dtype)
 
 
-def test_average_of_float32_parameters():
-    params = optimizers.parameters(*SHAPES)
-    wide, averages, _ = wide_run(params, 6, ema_decay=0.75)
-    ours = ADAMW.make(params, ema_decay=0.75)
-    optimizers.run_together([ours], [params], 6)
-    optimizers.assert_together(params, wide, 6)
-    optimizers.assert_together([ours.state[p]["ema_param"] for p in params], averages, 6)
-
-
-def test_masters_beside_float32_parameters():
-    """In one group, and where all of it is staged for its layout."""
-    params = [*optimizers.parameters((6, 5)), *optimizers.parameters((7, 4), dtype=torch.bfloat16)]
-    params += [torch.nn.Parameter(optimizers.randn(5, 8, 3).t().to(torch.float16))]
-    wide, _, _ = wide_run(params, 4)
-    ours = ADAMW.make(params, master_weights=True, max_grad_norm=1e6)
-    optimizers.run_together([ours], [params], 4)
-    assert ["master_param" in ours.state[p] for p in params] == [False, True, True]
-    found = [params[0], *(ours.state[p]["master_param"] for p in params[1:])]
-    optimizers.assert_together(found, wide, 4)
-
-
-@pytest.mark.parametrize(
-    "options", [{"master_weights": True, "ema_decay": 0.5}, {"state_dtype": torch.float32}]
-)
+@pytest.mark.parametrize("options", [*optim_wide.EXTRAS, {"state_dtype": torch.float32}], ids=str)
 def test_wide_states_are_saved_whole(options, tmp_path):
-    """A run that goes on from a checkpoint equals one that was not broken off, to the bit."""
-    params = optimizers.parameters((6, 5), (19,), dtype=torch.bfloat16)
-    twins = optimizers.twins_of(params)
-    first, whole = ADAMW.make(params, **options), ADAMW.make(twins, **options)
-    optimizers.run_together([first, whole], [params, twins], 3)
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = ADAMW.make(params, **options)
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    third = copy.deepcopy(second)
-    assert third.master_weights == second.master_weights == first.master_weights
-    assert third.ema_decay == first.ema_decay
-    optimizers.run_together([second, whole], [params, twins], 3, 3)
-    assert all(torch.equal(p, q) for p, q in zip(params, twins, strict=True))
-    for p, q in zip(params, twins, strict=True):
-        assert second.state[p].keys() == whole.state[q].keys()
-        for key, entry in second.state[p].items():
-            assert (
-                torch.equal(entry, whole.state[q][key]) and entry.dtype == whole.state[q][key].dtype
-            )
+    optim_wide.check_saved_whole(ADAMW, options, tmp_path)
 
 
 @BOTH
@@ -293,6 +213,10 @@ def test_wide_states_are_saved_whole(options, tmp_path):
         optim_numbers.check_shared_memory,
         optim_life.check_reassigned,
         optim_life.check_life_of_a_loop,
+        optim_wide.check_beside_float32,
+        optim_wide.check_float64,
+        optim_wide.check_errors,
+        optim_wide.check_refused_elsewhere,
     ],
 )
 def test_semantics(opt, check):
@@ -302,7 +226,7 @@ def test_semantics(opt, check):
 def test_without_exchange_api(monkeypatch):
     monkeypatch.setattr(optim_layouts.tensor_table, "_EXCHANGE_API", None)
     params = optimizers.parameters((33,), (0, 2), (), dtype=torch.float16)
-    wide, _, _ = wide_run(params, 3)
+    wide, _, _ = optim_wide.run_wide(ADAMW, params, 3)
     ours = ADAMW.make(params, master_weights=True, fused=True)
     optimizers.run_together([ours], [params], 3)
     optimizers.assert_together([ours.state[p]["master_param"] for p in params], wide, 3)
@@ -328,14 +252,19 @@ def test_what_the_kernel_does_not_take(options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"ema_decay": 1.0}, r"Adam: ema_decay is 1\.0; pass a number from 0 below 1, or None"),
-        ({"ema_decay": math.nan}, r"Adam: ema_decay is nan"),
         (
             {"master_weights": True, "state_dtype": torch.bfloat16},
-            "Adam: master_weights= keeps float32",
+            "Adam: master_weights= keeps its",
         ),
-        ({"master_weights": True, "foreach": False}, "Adam: foreach= .* has no master_weights"),
-        ({"ema_decay": 0.5, "fused": False}, "Adam: fused= .* has no ema_decay"),
+        (
+            {"ema_decay": 0.5, "state_dtype": torch.bfloat16},
+            "Adam: ema_decay= keeps its state in f",
+        ),
+        ({"state_dtype": torch.float16}, "Adam: state_dtype is torch.float16; pass torch.bfloat16"),
+        (
+            {"state_dtype": torch.bfloat16, "capturable": True},
+            "Adam: capturable= .* no state_dtype",
+        ),
     ],
 )
 def test_errors(options, words):

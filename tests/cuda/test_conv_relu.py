@@ -11,7 +11,7 @@ from support.op_checks import OpUnderTest
 from support.row_choice import serve
 
 import fastmodel as fm
-from fastmodel.ops import conv_cuda
+from fastmodel.ops import conv_cuda, dispatch
 from fastmodel.ops.case import Case
 from fastmodel.ops.conv_case import ConvInputs
 from fastmodel.ops.conv_relu import cuda_kernel, cudnn
@@ -143,6 +143,26 @@ def test_gemm_asks_for_tf32(device, monkeypatch):
         with pytest.raises(fm.errors.BackendError, match="allow_tf32 is off"):
             fm.functional.conv_relu(x, weight)
         assert fm.functional.conv_relu(x.bfloat16(), weight.bfloat16()).eq(8).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "expected"),
+    [
+        (torch.float32, 8, "forward"),
+        (torch.bfloat16, 8, "forward_gemm"),
+        (torch.bfloat16, 9, "forward"),
+        (torch.bfloat16, 3, "forward_direct"),
+    ],
+    ids=str,
+)
+def test_which_forward_is_served_by_name(dtype, channels, expected, device):
+    """Tensor cores', which automatic choice passes over until it is measured to win."""
+    x = torch.ones(1, channels, 5, 5, dtype=dtype, device=device)
+    args = x, torch.ones(8, channels, 3, 3, dtype=dtype, device=device), None, *GEOMETRY
+    with fm.use_backend("cuda"):
+        assert dispatch.choose("conv_relu", "forward", *args) is getattr(cuda_kernel, expected)
+    automatic = dispatch._candidates("conv_relu", "forward", "cuda", dtype, None)
+    assert cuda_kernel.forward_gemm not in [kernel for kernel, _ in automatic]
 
 
 @pytest.mark.parametrize("forward", ["forward", "forward_direct"])

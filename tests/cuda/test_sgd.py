@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import optim_clipping, optim_layouts, optim_life, optim_numbers, optimizers
+from support import optim_clipping, optim_layouts, optim_life, optim_numbers, optim_wide, optimizers
 from support.optimizers import LR, OptimizerUnderTest
 
 import fastmodel as fm
@@ -19,9 +19,9 @@ VARIANTS = {
     "nesterov-maximize": {"momentum": 0.8, "nesterov": True, "maximize": True},
 }
 VARIANT = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
-GPU_DTYPES = pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str
-)
+LOW = (torch.bfloat16, torch.float16)
+GPU_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+BY = pytest.mark.parametrize("backend", ["cuda", "reference"])
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_lr_on_the_device(device):
     optimizers.assert_together(params, wide, 4)
 
 
-@pytest.mark.parametrize("count", [40, 41, 768, 769])
+@pytest.mark.parametrize("count", [40, 41, 600, 601])
 def test_many_tensors(count):
     """At the edges of what one launch holds; some take their first step beside others' second."""
     params = optimizers.parameters(*[(1 + i % 5,) for i in range(count)])
@@ -107,10 +107,56 @@ def test_many_tensors(count):
         optim_numbers.check_shared_memory,
         optim_life.check_reassigned,
         optim_life.check_life_of_a_loop,
+        optim_wide.check_beside_float32,
+        optim_wide.check_float64,
+        optim_wide.check_errors,
+        optim_wide.check_refused_elsewhere,
     ],
 )
 def test_semantics(check):
     check(SGD)
+
+
+STATES = ("momentum_buffer", "master_param", "ema_param")
+
+
+@pytest.mark.parametrize("key", STATES)
+def test_a_state_that_is_not_aligned(key):
+    """Packs are taken where every array of the tensor has them aligned."""
+    optim_wide.check_unaligned_state(SGD, key, STATES)
+
+
+@BY
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@VARIANT
+def test_master_weights(options, dtype, backend):
+    optim_wide.check_master_weights(SGD, options, dtype, backend)
+
+
+@BY
+@GPU_DTYPES
+@pytest.mark.parametrize("options", [{}, FULL], ids=["plain", "momentum"])
+def test_averages(options, dtype, backend):
+    optim_wide.check_averages(SGD, options, dtype, backend)
+
+
+@pytest.mark.parametrize("options", optim_wide.EXTRAS, ids=str)
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_wide_states_are_saved_whole(options, momentum, tmp_path):
+    optim_wide.check_saved_whole(SGD, {**options, "momentum": momentum}, tmp_path)
+
+
+def test_a_checkpoint_whose_buffers_are_none():
+    """As older PyTorch saved a run without momentum."""
+    params = optimizers.parameters((4,), dtype=torch.bfloat16)
+    ours = SGD.make(params, master_weights=True)
+    saved = {
+        "state": {0: {"momentum_buffer": None}},
+        "param_groups": ours.state_dict()["param_groups"],
+    }
+    ours.load_state_dict(saved)
+    optimizers.run_together([ours], [params], 1)
+    assert torch.equal(params[0], ours.state[params[0]]["master_param"].bfloat16())
 
 
 def test_a_first_step_left_out_leaves_no_buffer():

@@ -33,7 +33,7 @@ def step(lead: Tensor, batches: Sequence[Batch]) -> None:
         if not are_counts_there and batch.is_left_out:
             continue
         group = batch.group
-        entries = map(batch.column, keys(batch.group, batch.has_master, batch.ema_decay))
+        entries = map(batch.column, (*keys(group), *batch.extra_keys))
         columns = [batch.params, batch.grads, *entries]
         there = GpuBatch(batch, columns, batch.column("step"))
         env.cuda().adam_step_cuda(

@@ -14,11 +14,7 @@ from fastmodel.ops.tensor_table import strides_agree
 
 def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
     """Why PyTorch's step does not take these batches; None if it does."""
-    if any(batch.state_dtype is not None for batch in batches):
-        return "PyTorch's step keeps the moments in the parameter's dtype, not in state_dtype"
-    if any(batch.ema_decay is not None for batch in batches):
-        return "PyTorch's step keeps no average of the parameters"
-    return None
+    return next((batch.beyond_pytorch for batch in batches if batch.beyond_pytorch), None)
 
 
 def step(lead: Tensor, batches: Sequence[Batch]) -> None:

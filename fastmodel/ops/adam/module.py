@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -10,61 +9,48 @@ from torch import Tensor
 
 from fastmodel.errors import InputError
 from fastmodel.ops.adam.state import keys
-from fastmodel.ops.batch import AVERAGE, MASTER
-from fastmodel.ops.optimizers import FusedStep, checked_max_grad_norm
+from fastmodel.ops.batch import wide_dtype
+from fastmodel.ops.optimizers import FusedStep
 
-_MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 _STATE_DTYPES = (torch.bfloat16, torch.float32)
 
 
 class _AdamStep(FusedStep):
     _op = "adam"
     _has_steps = True
+    _moments = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq"})
 
-    def _take_own_options(
+    def _take_options(
         self,
         max_grad_norm: float | None,
         state_dtype: torch.dtype | None,
         master_weights: bool,
         ema_decay: float | None,
-        **pytorchs: Any,
+        *,
+        foreach: bool | None,
+        fused: bool | None,
+        capturable: bool,
+        differentiable: bool,
     ) -> None:
-        """Check and keep what PyTorch's optimizers have not; `pytorchs` are options that may not go along."""
-        op = type(self).__name__
-        self.max_grad_norm = checked_max_grad_norm(op, max_grad_norm)
         if state_dtype not in (None, *_STATE_DTYPES):
             raise InputError(
-                f"{op}: state_dtype is {state_dtype}; pass torch.bfloat16, torch.float32, or None"
+                f"{type(self).__name__}: state_dtype is {state_dtype}; pass torch.bfloat16, "
+                "torch.float32, or None"
             )
-        if master_weights and state_dtype == torch.bfloat16:
-            raise InputError(
-                f"{op}: master_weights= keeps float32 moments, state_dtype= asks for bfloat16; leave one out"
-            )
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise InputError(
-                f"{op}: ema_decay is {ema_decay!r}; pass a number from 0 below 1, or None"
-            )
-        own = {
-            "state_dtype": state_dtype is not None,
-            "master_weights": master_weights,
-            "ema_decay": ema_decay is not None,
-        }
-        if state_dtype != torch.bfloat16:
-            pytorchs.pop("capturable")
-        pytorchs["foreach"] = pytorchs["foreach"] is not None
-        pytorchs["fused"] = pytorchs["fused"] is False
-        for asked in (name for name, is_set in own.items() if is_set):
-            for name in (name for name, is_asked_for in pytorchs.items() if is_asked_for):
-                raise InputError(
-                    f"{op}: {name}= asks for PyTorch's own step, which has no {asked}; leave one out"
-                )
-        self.state_dtype = torch.float32 if master_weights else state_dtype
-        self.master_weights = master_weights
-        self.ema_decay = ema_decay
+        self._take_own_options(
+            max_grad_norm,
+            master_weights,
+            ema_decay,
+            state_dtype,
+            foreach=foreach is not None,
+            fused=fused is False,
+            # Moments rounded at random are the CPU's, where PyTorch's step alone is capturable.
+            capturable=capturable and state_dtype == torch.bfloat16,
+            differentiable=differentiable,
+        )
 
     def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
-        has_masters = self.master_weights and any(map(self._has_master, group["params"]))
-        return keys(group, has_masters, self.ema_decay)
+        return keys(group) + self._extra_keys(group)
 
     def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
         if not params[0].is_cpu:
@@ -74,17 +60,8 @@ class _AdamStep(FusedStep):
             if self.state_dtype is not None:
                 self._make_states(group, params, states)
             self._check_group(group)
-        if self.master_weights or self.ema_decay is not None:
-            self._make_extras(params, states)
+        self._make_extras(params, states)
         return states
-
-    def _make_extras(self, params: list[Tensor], states: list[dict[str, Any]]) -> None:
-        for param, state in zip(params, states, strict=True):
-            if self._has_master(param) and MASTER not in state:
-                state[MASTER] = param.detach().float()
-            if self.ema_decay is not None and AVERAGE not in state:
-                dtype = self.state_dtype or param.dtype
-                state[AVERAGE] = param.detach().to(dtype, copy=True)
 
     def _make_states(
         self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]
@@ -92,39 +69,21 @@ class _AdamStep(FusedStep):
         """As PyTorch makes them, but for the dtype of the moments."""
         for param, state in zip(params, states, strict=True):
             if param.is_complex():
-                raise InputError("adam: a parameter is complex; leave state_dtype at None")
+                raise InputError(
+                    "adam: a parameter is complex; leave out state_dtype, master_weights and ema_decay"
+                )
             if not state:
                 device = param.device if group["fused"] or group["capturable"] else "cpu"
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
                 for key in keys(group):
                     state[key] = torch.zeros_like(
-                        param, dtype=self.state_dtype, memory_format=torch.preserve_format
+                        param,
+                        dtype=wide_dtype(param, self.state_dtype),
+                        memory_format=torch.preserve_format,
                     )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         self._init_group(group, [], [], [], [], [], [])  # type: ignore[attr-defined]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if self.state_dtype is not None:
-            # PyTorch loads every entry in the parameter's dtype.
-            for entries in self.state.values():
-                for key in entries.keys() & _MOMENTS:
-                    entries[key] = entries[key].to(self.state_dtype)
-
-    @torch._disable_dynamo
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.load_state_dict`; entries wider than their parameter keep their bits."""
-        super().load_state_dict(state_dict)
-        saved = itertools.chain.from_iterable(g["params"] for g in state_dict["param_groups"])
-        params = itertools.chain.from_iterable(g["params"] for g in self.param_groups)
-        for name, param in zip(saved, params, strict=True):
-            entries = self.state.get(param, {})
-            for key in entries.keys() & (_MOMENTS | {MASTER, AVERAGE}):
-                value = state_dict["state"][name][key]
-                dtype = value.dtype if key == MASTER else self.state_dtype
-                if dtype is not None and value.dtype != param.dtype:
-                    entries[key] = value.to(param.device, dtype, copy=True)
 
 
 class Adam(_AdamStep, torch.optim.Adam):
@@ -157,13 +116,14 @@ class Adam(_AdamStep, torch.optim.Adam):
             with float32 moments: a step changes that copy, and writes its rounded value into the parameter in
             the same pass. Pass it again when resuming.
         ema_decay: keep the exponential moving average of every parameter's values, in the state as
-            "ema_param", in the same pass: average = ema_decay * average + (1 - ema_decay) * value. It begins
-            as the value at the first step. Pass it again when resuming. None for no average.
+            "ema_param", in the same pass: average = ema_decay * average + (1 - ema_decay) * value, in float32
+            as the moments are then too (in bfloat16 it would stall). It begins as the value at the first
+            step. Pass it again when resuming. None for no average.
 
     Raises:
         InputError: max_grad_norm is not above 0; state_dtype is neither None nor bfloat16 or float32;
-            ema_decay is outside [0, 1); or one of these or master_weights comes with an option that asks for
-            PyTorch's own implementation.
+            ema_decay is outside [0, 1); it or master_weights comes with state_dtype=torch.bfloat16; or one of
+            these comes with an option that asks for PyTorch's own implementation.
         ValueError: as `torch.optim.Adam`.
     """
 
@@ -187,7 +147,7 @@ class Adam(_AdamStep, torch.optim.Adam):
         master_weights: bool = False,
         ema_decay: float | None = None,
     ) -> None:
-        self._take_own_options(
+        self._take_options(
             max_grad_norm,
             state_dtype,
             master_weights,
@@ -249,7 +209,7 @@ class AdamW(_AdamStep, torch.optim.AdamW):
         master_weights: bool = False,
         ema_decay: float | None = None,
     ) -> None:
-        self._take_own_options(
+        self._take_options(
             max_grad_norm,
             state_dtype,
             master_weights,

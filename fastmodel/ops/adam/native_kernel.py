@@ -20,7 +20,7 @@ def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
     for batch in batches:
         if batch.refusal is not None:
             return batch.refusal
-        if batch.has_master or batch.ema_decay is not None:
+        if batch.extra_keys:
             return "master copies and averages are the GPU's"
         if batch.state_dtype not in (None, torch.bfloat16, batch.params[0].dtype):
             return "float32 moments of other parameters are the GPU's"

@@ -44,8 +44,7 @@ def step(lead: Tensor, batches: Sequence[Batch]) -> None:
             else:
                 new = _step_wide(batch, i, grad)
             if batch.ema_decay is not None:
-                average = state[AVERAGE]
-                average.lerp_(new.to(average.dtype), 1 - batch.ema_decay)
+                state[AVERAGE].lerp_(new, 1 - batch.ema_decay)
 
 
 def _step_wide(batch: Batch, i: int, grad: Tensor) -> Tensor:

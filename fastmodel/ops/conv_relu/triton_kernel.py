@@ -22,10 +22,10 @@ from torch import Tensor
 from fastmodel.ops import conv, triton_conv
 from fastmodel.ops.triton_chain import chain
 from fastmodel.ops.triton_conv import backward_condition, forward_condition
-from fastmodel.ops.triton_host import is_interpreted, on_device, unmeasured
+from fastmodel.ops.triton_host import is_interpreted, on_device
 from fastmodel.ops.triton_math import relu, relu_chain
 
-__all__ = ["backward", "backward_condition", "forward", "forward_condition", "unmeasured"]
+__all__ = ["backward", "backward_condition", "forward", "forward_condition"]
 
 
 def _config(pixels: int, filters: int, depth: int, warps: int, stages: int) -> triton.Config:

@@ -13,7 +13,6 @@ from fastmodel.ops import conv_cuda
 from fastmodel.ops.conv_relu import cudnn
 
 _MANY_CHANNELS = "with so many channels or taps the library's product is faster"
-_UNMEASURED = "no GPU has measured it to be faster than the library's product"
 _COPIES = "the copies to channels_last cost more than the fused pass saves"
 
 
@@ -26,11 +25,6 @@ def forward(x, weight, bias, stride, padding, dilation, groups):
 def forward_direct(x, weight, *_):
     """None where the direct forward is the fastest, else the reason."""
     return None if conv_cuda.is_first_layer(weight) else _MANY_CHANNELS
-
-
-def forward_gemm(x, weight, *_):
-    """The reason why the library's product is preferred to our own."""
-    return _UNMEASURED
 
 
 def forward_depthwise(x, weight, *_):

@@ -19,10 +19,10 @@ from torch import Tensor
 from fastmodel.ops import conv, triton_conv
 from fastmodel.ops.triton_chain import BLOCK_CHANNELS, BLOCK_ROWS, programs_along
 from fastmodel.ops.triton_conv import backward_condition, forward_condition
-from fastmodel.ops.triton_host import on_device, sum_rows, unmeasured
+from fastmodel.ops.triton_host import on_device, sum_rows
 from fastmodel.ops.triton_math import relu
 
-__all__ = ["backward", "backward_condition", "forward", "forward_condition", "unmeasured"]
+__all__ = ["backward", "backward_condition", "forward", "forward_condition"]
 
 BLOCKS = {
     "BLOCK_PIXELS": 64,

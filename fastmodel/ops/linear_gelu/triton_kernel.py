@@ -5,10 +5,9 @@ value(z) = z Phi(z)    chain(grad, z) = grad (Phi(z) + z phi(z))
 
 from __future__ import annotations
 
-from fastmodel.ops.triton_host import unmeasured
 from fastmodel.ops.triton_linear import from_pre
 from fastmodel.ops.triton_math import gelu, gelu_chain
 
-__all__ = ["backward", "forward", "unmeasured"]
+__all__ = ["backward", "forward"]
 
 forward, backward = from_pre(gelu, gelu_chain)

@@ -5,10 +5,9 @@ value(z) = max(z, 0)    chain(grad, out) = out <= 0 ? 0 : grad, where NaN counts
 
 from __future__ import annotations
 
-from fastmodel.ops.triton_host import unmeasured
 from fastmodel.ops.triton_linear import from_out
 from fastmodel.ops.triton_math import relu, relu_chain
 
-__all__ = ["backward", "forward", "unmeasured"]
+__all__ = ["backward", "forward"]
 
 forward, backward = from_out(relu, relu_chain)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastmodel.ops.linear_relu_dropout.reference import scale_of, threshold_of
-from fastmodel.ops.triton_host import unmeasured
 from fastmodel.ops.triton_linear import Dropout, TritonActivation
 from fastmodel.ops.triton_math import relu, relu_chain
 
-__all__ = ["backward", "forward", "unmeasured"]
+__all__ = ["backward", "forward"]
 
 _PASSES = TritonActivation(relu, relu_chain)
 

@@ -5,10 +5,9 @@ value(z) = tanh(z)    chain(grad, out) = grad (1 - out^2)
 
 from __future__ import annotations
 
-from fastmodel.ops.triton_host import unmeasured
 from fastmodel.ops.triton_linear import from_out
 from fastmodel.ops.triton_math import tanh, tanh_chain
 
-__all__ = ["backward", "forward", "unmeasured"]
+__all__ = ["backward", "forward"]
 
 forward, backward = from_out(tanh, tanh_chain)

@@ -30,12 +30,13 @@ def step(lead: Tensor, batches: Sequence[Batch]) -> None:
         if is_new and batch.is_left_out:
             continue  # a step left out leaves no buffer behind; later ones do not wait for the answer
         are_first = make_buffers(batch) if has_momentum else []
-        columns = [batch.params, batch.grads]
-        if has_momentum:
-            columns.append(batch.column("momentum_buffer"))
+        entries = ("momentum_buffer",) * has_momentum + batch.extra_keys
+        columns = [batch.params, batch.grads, *map(batch.column, entries)]
         there = GpuBatch(batch, columns, [])
         env.cuda().sgd_step_cuda(
             there.table,
+            has_master=batch.has_master,
+            ema_decay=batch.ema_decay,
             are_first=are_first,
             momentum=float(group["momentum"]),
             dampening=float(group["dampening"]),

@@ -11,6 +11,11 @@ from fastmodel.ops.batch import Batch
 from fastmodel.ops.tensor_table import strides_agree
 
 
+def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
+    """Why PyTorch's step does not take these batches; None if it does."""
+    return next((batch.beyond_pytorch for batch in batches if batch.beyond_pytorch), None)
+
+
 def step(lead: Tensor, batches: Sequence[Batch]) -> None:
     """As `torch.optim.SGD.step` for these parameters."""
     for batch in batches:

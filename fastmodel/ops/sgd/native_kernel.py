@@ -15,7 +15,12 @@ from fastmodel.ops.tensor_table import Staging
 
 def refusal(lead: Tensor, batches: Sequence[Batch]) -> str | None:
     """Why the kernel does not take these batches; None if it does."""
-    return next((batch.refusal for batch in batches if batch.refusal is not None), None)
+    for batch in batches:
+        if batch.refusal is not None:
+            return batch.refusal
+        if batch.extra_keys:
+            return "master copies and averages are the GPU's"
+    return None
 
 
 def step_cpu(lead: Tensor, batches: Sequence[Batch]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastmodel.ops.batch import Batch
+from fastmodel.ops.batch import Batch, wide_dtype
 
 
 def make_buffers(batch: Batch) -> list[bool]:
@@ -12,5 +12,7 @@ def make_buffers(batch: Batch) -> list[bool]:
     are_first = [state.get("momentum_buffer") is None for state in batch.states]
     for param, state, is_first in zip(batch.params, batch.states, are_first, strict=True):
         if is_first:
-            state["momentum_buffer"] = torch.empty_like(param, requires_grad=False)
+            state["momentum_buffer"] = torch.empty_like(
+                param, dtype=wide_dtype(param, batch.state_dtype), requires_grad=False
+            )
     return are_first
