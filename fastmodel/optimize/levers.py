@@ -22,10 +22,12 @@ from fastmodel.optimize.forward import ENTRY, Entry, captured_class, is_image, u
 from fastmodel.optimize.step import Training, as_kind
 from fastmodel.optimize.trial import Examples, Observation
 
-LOSSES: Mapping[type, Any] = {
+LOSSES: dict[type, Any] = {
     nn.CrossEntropyLoss: fused_nn.CrossEntropyLoss,
     nn.MSELoss: fused_nn.MSELoss,
 }
+if hasattr(nn, "LinearCrossEntropyLoss"):  # from PyTorch 2.12 on
+    LOSSES[nn.LinearCrossEntropyLoss] = fused_nn.LinearCrossEntropyLoss
 OPTIMIZERS: Mapping[type, Any] = {
     torch.optim.Adam: fused_optim.Adam,
     torch.optim.AdamW: fused_optim.AdamW,
@@ -98,8 +100,10 @@ def _loss_refusal(subject: Subject) -> str | None:
     if loss is None:
         return "no loss was given"
     if type(loss) not in LOSSES:
-        known = " and ".join(f"nn.{kind.__name__}" for kind in LOSSES)
+        known = ", ".join(f"nn.{kind.__name__}" for kind in LOSSES)
         return f"{_name(loss)} has no fused form; {known} have"
+    if getattr(loss, "out_features", ()) != ():
+        return "a loss of several dimensions is PyTorch's alone"
     return None
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -393,15 +393,16 @@ class Selection:
 
 def _sandbox(model: nn.Module, training: Training) -> Built:
     """The step over copies of Parameters, buffers and optimizer; the learning rate is 0 there."""
-    copy = shared_clone(model, own_buffers=True, own_parameters=True)
-    twins = dict(zip(model.parameters(), copy.parameters(), strict=True))
-    optimizer = training.optimizer
+    loss, optimizer = training.loss, training.optimizer
+    # One walk over both: a head that the loss has may be tied to the model's embedding.
+    both = nn.ModuleList([model, loss] if isinstance(loss, nn.Module) else [model])
+    copies = cast(nn.ModuleList, shared_clone(both, own_buffers=True, own_parameters=True))
+    twins = dict(zip(both.parameters(), copies.parameters(), strict=True))
     if optimizer is not None:
         optimizer = optimizer_over(optimizer, twins, lr=0.0)  # type: ignore[arg-type]
-    loss = training.loss
     if isinstance(loss, nn.Module):
-        loss = shared_clone(loss, own_buffers=True, own_parameters=True)
-    return Built(copy, Training(loss, optimizer, training.targets))
+        loss = copies[1]
+    return Built(copies[0], Training(loss, optimizer, training.targets))
 
 
 @contextlib.contextmanager

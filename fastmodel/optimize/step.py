@@ -22,7 +22,8 @@ class Training:
     """What stands around the model in a training step."""
 
     loss: Callable[[Any, Any], torch.Tensor] | None = None
-    """Called as loss(output, targets); None sends fixed gradients into the model's outputs."""
+    """Called as loss(output, targets), and may have Parameters of its own; None sends fixed gradients into
+    the model's outputs."""
     optimizer: torch.optim.Optimizer | None = None
     targets: Any = None
     is_captured: bool = False
@@ -36,10 +37,12 @@ def step_of(model: nn.Module, examples: Examples, training: Training) -> Callabl
         InputError: no output depends on a parameter that wants a gradient.
     """
     grads: list[torch.Tensor] = []
+    modules = [m for m in (model, training.loss) if isinstance(m, nn.Module)]
     writes = _writes_to_its_inputs(model, examples)
 
     def step() -> torch.Tensor | None:
-        model.zero_grad(set_to_none=True)
+        for module in modules:
+            module.zero_grad(set_to_none=True)
         given = examples.fresh() if writes else examples
         output = model(*given.args, **given.kwargs)
         loss = None

@@ -107,7 +107,7 @@ class Trials:
         )
 
     def of_loss(self, loss: nn.Module, output: torch.Tensor, targets: Any) -> Decision:
-        """Value and gradient of a loss on the model's own output."""
+        """Value and gradients of a loss on the model's own output."""
         ours = fused_loss(loss)
         found, refusal = self._answered(lambda: _verify_loss(loss, ours, output, targets))
         if found is None:
@@ -117,7 +117,8 @@ class Trials:
 
         def run_of(module: nn.Module) -> Callable[[], object]:
             leaf = output.detach().requires_grad_()
-            return lambda: torch.autograd.grad(module(leaf, targets), leaf)
+            wanted = [leaf, *(p for p in module.parameters() if p.requires_grad)]
+            return lambda: torch.autograd.grad(module(leaf, targets), wanted)
 
         timed = self._timed(run_of(loss), run_of(ours))
         return Decision(timed.is_accepted, timed.reason, timed.measurement, found)
@@ -193,26 +194,40 @@ def _pass_of(module: nn.Module, anchor: nn.Module, x: torch.Tensor | None) -> Ca
 def _verify_loss(
     loss: nn.Module, ours: nn.Module, output: torch.Tensor, targets: Any
 ) -> Verification:
-    """Value and gradient; one rounding of the largest output moves either by about eps times it."""
+    """Value and gradients; one rounding of the largest score moves either by about eps times it."""
 
-    def values(module: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def values(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         leaf = output.detach().to(dtype).requires_grad_()
         is_floating = isinstance(targets, torch.Tensor) and targets.is_floating_point()
         value = module(leaf, targets.to(dtype) if is_floating else targets)
-        grad = torch.ones_like(value)
-        return value.detach(), torch.autograd.grad(value, leaf, grad)[0]
+        wanted = {"input": leaf}
+        wanted.update((n, p) for n, p in module.named_parameters() if p.requires_grad)
+        grads = torch.autograd.grad(value, list(wanted.values()), torch.ones_like(value))
+        named = (f"gradient of {name}" for name in wanted)
+        return {"output": value.detach(), **dict(zip(named, grads, strict=True))}
 
     expected = values(copy.deepcopy(loss).double(), torch.float64)
     eps = torch.finfo(output.dtype).eps
-    floor = 2 * eps * (1 + output.detach().abs().max().item())
+    floor = 2 * eps * (1 + _largest_score(loss, output))
     checks = []
     plain, fused = values(loss, output.dtype), values(ours, output.dtype)
-    for name, want, a, b in zip(
-        ("output", "gradient of input"), expected, plain, fused, strict=True
-    ):
-        torch_error = error_of(a, want)
-        checks.append(Check(name, error_of(b, want), torch_error, 2 * torch_error + floor))
+    for name, want in expected.items():
+        torch_error = error_of(plain[name], want)
+        checks.append(
+            Check(name, error_of(fused[name], want), torch_error, 2 * torch_error + floor)
+        )
     return Verification(tuple(checks))
+
+
+@torch.no_grad()
+def _largest_score(loss: nn.Module, output: torch.Tensor) -> float:
+    """Of the scores that a loss compares; where a layer of its own makes them, of their absolute terms."""
+    scores = output.detach().abs()
+    layer = getattr(loss, "linear", None)
+    if isinstance(layer, nn.Linear):
+        bias = None if layer.bias is None else layer.bias.abs()
+        scores = nn.functional.linear(scores, layer.weight.abs(), bias)
+    return scores.max().item()
 
 
 def _verify_optimizer(optimizer: torch.optim.Optimizer) -> Verification:
