@@ -23,5 +23,13 @@ FASTMODEL_INLINE void prefetch(int64_t i, int64_t size, T*... arrays) {
   (__builtin_prefetch(arrays + i + kPrefetchElements, std::is_const_v<T> ? 0 : 1), ...);
 }
 
+// Asks for what a walk that is at p touches kPrefetchElements later, past the end too: asking for
+// what is no memory is no error.
+template <typename T>
+FASTMODEL_INLINE void prefetch_ahead(T* p) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p) + kPrefetchElements * sizeof(T);
+  __builtin_prefetch(reinterpret_cast<const void*>(address), std::is_const_v<T> ? 0 : 1);
+}
+
 }  // namespace
 }  // namespace fastmodel::FASTMODEL_CAPABILITY

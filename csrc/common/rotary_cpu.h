@@ -3,9 +3,14 @@
 //
 // Bytes an element of float32: 4 read and 4 written, and the tables, which stay in cache; PyTorch's
 // products, concatenation and sum move some 40. Three operations an element: memory is the floor.
+//
+// Rows are asked for in time. From memory they then come twice as fast, and no slower from L2 (2
+// cores of an AMD EPYC, Zen 5, 12,288 and 40,960 rows of 64 float32; rope.json): the hardware's own
+// prefetchers do not keep up with this walk, as they do with the norms'.
 #pragma once
 
 #include "common/huge_pages.h"
+#include "common/prefetch.h"
 #include "common/rotary.h"
 #include "common/threads.h"
 #include "common/vectors.h"
@@ -24,6 +29,10 @@ struct Halves {
     for (int64_t i = 0; i < half; i += kLanes) {
       const int64_t j = i + half;
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, half - i));
+      prefetch_ahead(x + i);
+      prefetch_ahead(x + j);
+      prefetch_ahead(out + i);
+      prefetch_ahead(out + j);
       const Vec a = load_first(x + i, lanes), b = load_first(x + j, lanes);
       const Vec sin_a = load_first(sin + i, lanes), sin_b = load_first(sin + j, lanes);
       const Vec own_a = a * load_first(cos + i, lanes), own_b = b * load_first(cos + j, lanes);
@@ -42,6 +51,8 @@ struct Neighbours {
     for (int lane = 0; lane < kLanes; ++lane) sign[lane] = lane % 2 == 0 ? -1.0f : 1.0f;
     for (int64_t i = 0; i < width; i += kLanes) {
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, width - i));
+      prefetch_ahead(x + i);
+      prefetch_ahead(out + i);
       const Vec v = load_first(x + i, lanes);
       Vec s = load_first(sin + i, lanes) * sign;
       if constexpr (kBackward) s = swap_neighbours(s);
@@ -59,22 +70,33 @@ void rotary_turn(const RotaryTurn& a) {
   const int64_t most = std::max<int64_t>(size / kTurnedPerThread, 1);
   const int used = static_cast<int>(std::min<int64_t>(a.threads, most));
 
-  // Rows in the order in which they lie in memory.
+  // Rows in the order in which they lie in memory: a task walks over all heads of a position, or
+  // over all positions of a head.
   const bool is_position_outer = a.x_steps.position > a.x_steps.head;
   const int64_t outer = is_position_outer ? a.length : a.heads;
   const int64_t inner = is_position_outer ? a.heads : a.length;
+  const auto outer_step = [&](const RotarySteps& steps) {
+    return is_position_outer ? steps.position : steps.head;
+  };
+  const auto inner_step = [&](const RotarySteps& steps) {
+    return is_position_outer ? steps.head : steps.position;
+  };
+  const RotarySteps tables{a.table_step, 0, a.width};
   parallel_for(a.batch * outer, used, [&](int64_t begin, int64_t end, int) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / outer;
+      const int64_t b = task / outer, o = task % outer;
+      const auto start = [&](const RotarySteps& steps) {
+        return b * steps.batch + o * outer_step(steps);
+      };
+      const T* from = x + start(a.x_steps);
+      T* to = out + start(a.out_steps);
+      const float *cos = a.cos + start(tables), *sin = a.sin + start(tables);
       for (int64_t i = 0; i < inner; ++i) {
-        const int64_t position = is_position_outer ? task % outer : i;
-        const int64_t head = is_position_outer ? i : task % outer;
-        const auto at = [&](const RotarySteps& steps) {
-          return b * steps.batch + head * steps.head + position * steps.position;
-        };
-        const int64_t table = b * a.table_step + position * a.width;
-        Pairs::template turn<kBackward>(x + at(a.x_steps), out + at(a.out_steps), a.cos + table,
-                                        a.sin + table, a.width);
+        Pairs::template turn<kBackward>(from, to, cos, sin, a.width);
+        from += inner_step(a.x_steps);
+        to += inner_step(a.out_steps);
+        cos += inner_step(tables);
+        sin += inner_step(tables);
       }
     }
   });
