@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc cmake fastmodel -type f ! -name '*.pyc' ! -name '*.
 # The kernels for NVIDIA GPUs, run on the CPU, for the tests.
 export FASTMODEL_CUDA_EMULATED ?= ON
 
-.PHONY: bench bench-ops bench-steps bench-zoo results docs test gpu sanitize check format clean
+.PHONY: bench bench-ops bench-steps bench-gpt bench-zoo results docs test gpu sanitize check format clean
 
 bench: .venv/installed  ## train the CNN on MNIST twice, compare, write reports/mnist-cnn/
 	$(BIN)/fastmodel bench mnist-cnn
@@ -22,13 +22,17 @@ bench-steps: .venv/installed  ## the CNN's training step at batch 64 and 512, an
 	$(STEPS) --batch-size 512 --out reports/step-512
 	$(AVX2) $(STEPS) --batch-size 64 --out reports/step-64-avx2
 
+bench-gpt: .venv/installed  ## the two small GPTs, trained for an epoch each
+	for gpt in gpt gpt-llama; do $(BIN)/fastmodel bench $$gpt --epochs 1 --compile --rate-usd-per-h 0.085 --out reports/$$gpt || exit 1; done
+
 MACHINE ?= epyc-2core
 RESULTS = benchmarks/results/$(MACHINE)
 
-results: bench-ops bench-steps  ## all of it into the committed results, and the documents from those
-	mkdir -p $(RESULTS)
+results: bench-ops bench-steps bench-gpt  ## all of it into the committed results, and the documents from those
+	mkdir -p $(RESULTS)/gpt
 	cp reports/ops/*.json $(RESULTS)
 	for step in step-64 step-512 step-64-avx2; do cp reports/$$step/report.json $(RESULTS)/$$step.json; done
+	for gpt in gpt gpt-llama; do cp reports/$$gpt/report.json $(RESULTS)/gpt/$$gpt.json; done
 	$(MAKE) docs
 
 bench-zoo: .venv/installed  ## whole training steps of the zoo's networks, write reports/zoo/<network>.json

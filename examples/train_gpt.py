@@ -3,7 +3,7 @@
     python examples/train_gpt.py --steps 200
     python examples/train_gpt.py --steps 200 --llama
 
-The same model, text and recipe under the harness, against plain PyTorch: `fastmodel bench gpt`.
+The same model and text under the harness, against plain PyTorch: `fastmodel bench gpt`.
 """
 
 import argparse

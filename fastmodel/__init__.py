@@ -8,6 +8,7 @@ from fastmodel import errors, functional, nn, optim
 from fastmodel.capture import CapturedStep, capture_step
 from fastmodel.env import VERSION as __version__
 from fastmodel.ops.dispatch import use_backend
+from fastmodel.ops.recompute import recompute_activations
 from fastmodel.ops.table import kernels
 
 # Last: `fastmodel.optimize` is a package too, and the public name is its function.
@@ -27,6 +28,7 @@ __all__ = [
     "optimize_step",
     "plan_of",
     "profile",
+    "recompute_activations",
     "revert",
     "use_backend",
 ]

@@ -59,6 +59,7 @@ LAYERS = (
     ("fastmodel.ops.table",),
     ("fastmodel.ops.dispatch",),
     (
+        "fastmodel.ops.recompute",
         "fastmodel.ops.register",
         "fastmodel.ops.eager",
         "fastmodel.ops.gated_module",

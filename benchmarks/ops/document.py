@@ -1,11 +1,12 @@
-"""docs/kernels.md, the README's tables and the profiler's gains, from the committed results: `make docs`.
+"""docs/kernels.md, the tables of the README and of docs/workloads.md, and the profiler's gains, from the
+committed results: `make docs`.
 
 Nothing here measures; a test keeps the committed documents the same as what this writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import gains
@@ -20,9 +21,15 @@ from fastmodel.timing import geometric_mean
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = "epyc-2core"
 RESULTS = ROOT / "benchmarks" / "results" / MACHINE
-KERNELS, README = ROOT / "docs" / "kernels.md", ROOT / "README.md"
+KERNELS, README, WORKLOADS = (
+    ROOT / "docs" / "kernels.md",
+    ROOT / "README.md",
+    ROOT / "docs" / "workloads.md",
+)
 STEP = "step-"
 """What the file names of `make bench-steps` begin with."""
+GPTS = ("gpt", "gpt-llama")
+"""The workloads of `make bench-gpt`."""
 
 _INTRODUCTION = """# The kernels against PyTorch
 
@@ -64,7 +71,13 @@ def kernels_document(directory: Path = RESULTS) -> str:
 def readme_document(readme: str, directory: Path = RESULTS) -> str:
     """`readme` with its marked tables written anew."""
     readme = _between(readme, "steps", _step_table(directory))
+    readme = _between(readme, "gpt", _gpt_table(directory))
     return _between(readme, "ops", _summary(_ops(directory)))
+
+
+def workloads_document(text: str, directory: Path = RESULTS) -> str:
+    """`text` with its marked table written anew."""
+    return _between(text, "gpt", _gpt_table(directory))
 
 
 def _ops(directory: Path) -> list[results.Results]:
@@ -73,7 +86,7 @@ def _ops(directory: Path) -> list[results.Results]:
     return [results.load(path) for path in paths if path.is_file()]
 
 
-def _between(text: str, name: str, lines: Sequence[str]) -> str:
+def _between(text: str, name: str, lines: Iterable[str]) -> str:
     begin, end = f"<!-- {name}: make docs -->\n", f"<!-- {name} end -->"
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
@@ -110,6 +123,39 @@ def _step_row(report: Report) -> str:
         report.environment.cpu_capability,
         f"{theirs.estimate:,.0f} ({speedup.baseline})",
         f"{ours.estimate:,.0f}",
+        f"{speedup.estimate:.2f} [{low:.2f}, {high:.2f}]",
+    )
+
+
+def _gpt_table(directory: Path) -> Iterator[str]:
+    """A row a report of `make bench-gpt`: PyTorch's best arm, then fastmodel."""
+    names = ("tokens/s", "epoch, s", "peak memory, MB", "USD per million tokens", "bits per byte")
+    yield from _head("workload", "PyTorch's best arm", *names)
+    for report in (load_report(directory / "gpt" / f"{name}.json") for name in GPTS):
+        yield _gpt_row(report)
+
+
+def _gpt_row(report: Report) -> str:
+    speedup = report.speedup
+    assert speedup is not None  # a whole run has one
+    arms = [report.arms[name] for name in (speedup.baseline, speedup.optimized)]
+
+    def pair(values: Iterable[float | None], form: str, scale: float = 1.0) -> str:
+        return " → ".join("-" if value is None else format(value * scale, form) for value in values)
+
+    rates = (arm.throughput_tokens_per_s for arm in arms)
+    trained = pair((arm.validation_bits_per_byte for arm in arms), ".3f").replace("→", "and")
+    untrained = arms[0].untrained_bits_per_byte
+    assert untrained is not None
+    low, high = speedup.ci95
+    return _row(
+        report.workload.name,
+        speedup.baseline,
+        pair((None if rate is None else rate.estimate for rate in rates), ",.0f"),
+        pair((arm.train_time_s for arm in arms), ".1f"),
+        pair((arm.peak_memory_bytes for arm in arms), ",.0f", 1e-6),
+        pair((arm.cost_usd_per_million_tokens for arm in arms), ".5f"),
+        f"{untrained:.2f} before, then {trained}",
         f"{speedup.estimate:.2f} [{low:.2f}, {high:.2f}]",
     )
 
@@ -191,5 +237,6 @@ def _row(*cells: str) -> str:
 
 if __name__ == "__main__":
     KERNELS.write_text(kernels_document(), encoding="utf-8")
-    README.write_text(readme_document(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, written in ((README, readme_document), (WORKLOADS, workloads_document)):
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
     gains.GAINS.write_text(gains.gains_text(RESULTS), encoding="utf-8")

@@ -49,6 +49,12 @@ _MOST_PAIRS = 1_000
     type=click.Choice(list(AUTOCAST)),
     help="What forward and loss run under, in every arm. Default: the workload's.",
 )
+@click.option(
+    "--recompute",
+    "recomputes",
+    is_flag=True,
+    help="In fastmodel's arm hold no activations that are cheap to make again: less memory.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: PyTorch's.")
 @click.option("--pairs", type=click.IntRange(2, 1000), default=16, show_default=True)
@@ -116,6 +122,7 @@ def bench(
     schedule: str,
     accumulation: int | None,
     autocast: str | None,
+    recomputes: bool,
     device: str,
     threads: int | None,
     pairs: int,
@@ -161,7 +168,9 @@ def bench(
         torch.set_num_threads(threads)
     if batch_size is None:
         batch_size = registry.batch_size(workload)
-    options = Options(batch_size, epochs, seed, lr, schedule, data, device, accumulation, autocast)
+    options = Options(
+        batch_size, epochs, seed, lr, schedule, data, device, accumulation, autocast, recomputes
+    )
     directory = out or Path("reports", registry.folder_name(workload))
     if swept is None:
         report = _run(options, settings, directory, resume, log)

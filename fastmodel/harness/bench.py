@@ -80,7 +80,7 @@ class Bench:
         self._store = store
         self._progress = progress
         self._stage = "starting"
-        arms = default_arms(workload, settings.with_compile, options.device)
+        arms = default_arms(workload, settings.with_compile, options.device, options.recomputes)
         self._arms = {arm.name: arm for arm in arms}
         start = drafting.started(
             workload,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from torch import Tensor
 
-from fastmodel.ops import eager, gated, register
+from fastmodel.ops import dispatch, eager, gated, recompute, register
 
 
 def define(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
@@ -46,4 +47,12 @@ def define(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
 
     register.autograd(forward, setup_context, derivative)
     register.autograd_through_reference(backward, reference_backward)
-    return eager.forward(forward, setup_context, derivative)
+    call_forward = eager.forward(forward, setup_context, derivative)
+
+    def call(gate, up):
+        out = call_forward(gate, up)
+        if recompute.is_on():
+            recompute.offer(out, functools.partial(dispatch.run, name, "forward"), gate, up)
+        return out
+
+    return call

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastmodel.ops import eager, linear_layer, register
+from fastmodel.ops import eager, linear_layer, recompute, register
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias"
 
@@ -95,7 +95,9 @@ def _of_one_result(
     return _finish(forward, setup_context, derivative)
 
 
-def from_pre(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
+def from_pre(
+    name: str, activation: Callable[[Tensor], Tensor], reference_backward: Callable
+) -> Callable[..., Tensor]:
     """Register `name` and its backward.
 
     The op has pre as a second output, empty unless asked for. It is differentiable, so that the second
@@ -103,6 +105,7 @@ def from_pre(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
 
     Args:
         name: of the op, in the kernel table too.
+        activation: pre to out.
         reference_backward: (grad, x, weight, pre, wanted) to the gradients of x, weight and bias.
 
     Returns:
@@ -137,5 +140,12 @@ def from_pre(name: str, reference_backward: Callable) -> Callable[..., Tensor]:
         ]
         return (*(value if want else None for value, want in zip(sums, wanted, strict=True)), None)
 
-    call = _finish(forward, setup_context, derivative)
-    return lambda x, weight, bias: call(x, weight, bias, eager.wants_derivative())[0]
+    call_forward = _finish(forward, setup_context, derivative)
+
+    def call(x, weight, bias):
+        out, pre = call_forward(x, weight, bias, eager.wants_derivative())
+        if recompute.is_on():
+            recompute.offer(out, activation, pre)
+        return out
+
+    return call

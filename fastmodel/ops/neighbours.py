@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastmodel.ops import chain, eager
+from fastmodel.ops import chain, eager, recompute
 from fastmodel.ops.conv_relu.module import ConvReLU2d
 from fastmodel.ops.conv_relu_maxpool.module import ConvReLUMaxPool2d
 from fastmodel.ops.linear.module import Linear
@@ -99,6 +99,7 @@ def _may_chain(x) -> bool:
         and type(x) is Tensor
         and x.is_cpu
         and not _has_any_global_hook()
+        and not recompute.is_on()  # a chain holds all that its links do
         and eager.is_plain((x,))
         and x.numel() <= chain.MOST_INPUT_ELEMENTS  # last: while tracing it would be a tensor
     )

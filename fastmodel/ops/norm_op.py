@@ -5,12 +5,14 @@ Each op's own folder has its mathematics; ops/norm.py says what they share.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fastmodel.ops import dispatch, eager, norm, register
+from fastmodel.ops import dispatch, eager, norm, recompute, register
 
 _FEW_VALUES = 65536
 """Up to here, and twice as far with a backward pass, the call of a fused layer norm from Python costs more
@@ -29,6 +31,24 @@ def pytorch_is_faster(x: Tensor, *others: Tensor | None) -> bool:
         and dispatch.requested() is None
         and all(other is None or other.dtype == x.dtype for other in others)
     )
+
+
+def pytorchs(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """A layer norm by PyTorch's own op."""
+    out = F.layer_norm(x, normalized_shape, weight, bias, eps)
+    if recompute.is_on():
+
+        def again(x, weight, bias):
+            return F.layer_norm(x, normalized_shape, weight, bias, eps)
+
+        recompute.offer(out, again, x, weight, bias)
+    return out
 
 
 def define(
@@ -96,7 +116,25 @@ def define(
     # As PyTorch: on CUDA norms are in float32, on the CPU in the dtype that comes. To cast the residual alone
     # makes sum and out float32 as well, and leaves the kernel to read x as it is.
     register.autocast(forward, torch.float32, ("cuda",), argument=1 if has_residual else 0)
-    return eager.forward(forward, setup_context, derivative)
+    call_forward = eager.forward(forward, setup_context, derivative)
+    plain = name.removeprefix("add_")
+
+    def call(*args):
+        found = call_forward(*args)
+        if recompute.is_on():
+            lead = found[1] if has_residual else args[0]
+            again = functools.partial(_normalised, plain, found[0].dtype, args[-2:])
+            recompute.offer(found[0], again, lead, *args[leads:-2])
+        return found
+
+    return call
+
+
+def _normalised(
+    op: str, dtype: torch.dtype, options: tuple[int, float], lead: Tensor, *parameters: Tensor
+) -> Tensor:
+    """A norm's output from what it normalises, which autocast may have brought into another dtype."""
+    return dispatch.run(op, "forward", lead.to(dtype), *parameters, *options)[0]
 
 
 def _forward_fake(leads: Sequence[Tensor], dims: int, has_mean: bool) -> tuple[Tensor, ...]:

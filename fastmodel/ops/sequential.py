@@ -18,7 +18,7 @@ class Sequential(nn.Sequential):
     rounding: small ones are taken by a kernel of ours). A module with hooks is called by itself. So is every
     module wherever PyTorch wants to see the single calls: under compilation, export, tracing, profiling,
     autocast, function and dispatch modes, transforms and forward-mode derivatives; on other devices than the
-    CPU; and for large inputs (more than 2^20 elements).
+    CPU; for large inputs (more than 2^20 elements); and where `fm.recompute_activations` spares memory.
 
     The gradients of such neighbours are ready together, when the last of them is; until then all that they
     saved is kept.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import math
@@ -192,6 +193,30 @@ def test_the_arms_learn_alike(tiny, options):
         runs[arm.name] = [epoch.validation_loss for epoch in epochs]
     # 32 float32 steps of AdamW, which divides rounding by small gradients' size.
     assert runs["fastmodel"] == pytest.approx(runs["eager"], rel=1e-2)
+
+
+def test_a_recomputing_arm_holds_less_and_learns_alike(tiny, options, monkeypatch):
+    batch = tiny.train.head(16)
+    spared = []
+    honest = fm.recompute_activations
+
+    @contextlib.contextmanager
+    def watched():
+        with honest() as region:
+            yield region
+        spared.append(region.spared_bytes)
+
+    monkeypatch.setattr(fm, "recompute_activations", watched)
+    losses = {}
+    for recomputes in (False, True):
+        arms = default_arms(tiny, recomputes=recomputes)
+        assert ("recompute_activations" in arms[-1].description) == recomputes
+        asked = dataclasses.replace(options, recomputes=recomputes)
+        loops = [arm.build(tiny, asked) for arm in arms]
+        assert [loop.recomputes for loop in loops] == [False, False, recomputes]
+        losses[recomputes] = [loops[-1].step(batch.inputs, batch.targets) for _ in range(5)]
+    assert len(spared) == 5 and min(spared) > 0
+    torch.testing.assert_close(losses[True], losses[False], rtol=1e-4, atol=1e-4)
 
 
 def test_evaluation_counts_tokens(tiny, options):

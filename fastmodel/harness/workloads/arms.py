@@ -6,6 +6,7 @@ fused optimizer, or fastmodel's parts. `Loop.step` is the same for all of them.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterable
@@ -38,6 +39,8 @@ class Loop:
     """Does the loop clip gradients where its recipe wants it? False where the optimizer's step does."""
     class_dim: int = 1
     """Of the outputs."""
+    recomputes: bool = False
+    """Is forward run under `fm.recompute_activations`?"""
 
     def __post_init__(self) -> None:
         self.schedule: Schedule | None = self.recipe.schedule(self.optimizer)
@@ -72,8 +75,10 @@ class Loop:
     def forward(
         self, inputs: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs and their loss, under autocast where the recipe says so."""
-        with capture.autocast_to(torch.device(self.device).type, self.recipe.autocast):
+        """Outputs and their loss, under what the recipe and the arm say."""
+        region = fm.recompute_activations() if self.recomputes else contextlib.nullcontext()
+        autocast = capture.autocast_to(torch.device(self.device).type, self.recipe.autocast)
+        with region, autocast:
             outputs = self.model(inputs)
             return outputs, self.loss(outputs, targets)
 
@@ -126,7 +131,12 @@ class Arm:
 _COMPILE_MODES = ("reduce-overhead", "max-autotune")
 
 
-def default_arms(workload: Workload, with_compile: bool = False, device: str = "cpu") -> list[Arm]:
+def default_arms(
+    workload: Workload,
+    with_compile: bool = False,
+    device: str = "cpu",
+    recomputes: bool = False,
+) -> list[Arm]:
     """The baselines in their best honest forms, and fastmodel.
 
     `channels_last` appears where samples are images, `eager-fused` where PyTorch's optimizer has it,
@@ -155,6 +165,8 @@ def default_arms(workload: Workload, with_compile: bool = False, device: str = "
             name, description = f"compile-{mode}", f"torch.compile(mode={mode!r}), likewise"
             arms.append(Arm(name, description, False, build, is_isolated=True))
     description = "fm.optimize, fm.nn.CrossEntropyLoss, fm.optim"
+    if recomputes:
+        description += ", fm.recompute_activations"
     if is_cuda:
         description += ", fm.capture_step"
     arms.append(Arm("fastmodel", description, True, _build_fastmodel))
@@ -266,6 +278,7 @@ def _build_fastmodel(workload: Workload, options: Options) -> Loop:
             clips=False,
             class_dim=class_dim(workload),
         )
+    loop.recomputes = options.recomputes
     if torch.device(options.device).type == "cuda":
         loop.replay(workload.train.head(options.batch_size))
     return loop

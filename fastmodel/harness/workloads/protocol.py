@@ -39,6 +39,8 @@ class Options:
     """Parts that each batch is cut into."""
     autocast: str | None = None
     """A name in AUTOCAST."""
+    recomputes: bool = False
+    """Does fastmodel's arm make cheap activations again in backward, instead of holding them?"""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastmodel.ops import norm, norm_op
@@ -49,6 +48,6 @@ def add_layer_norm(
     norm.check_residual("add_layer_norm", input, residual)
     if norm_op.pytorch_is_faster(input, residual, weight, bias):
         total = input + residual
-        return F.layer_norm(total, normalized_shape, weight, bias, eps), total
+        return norm_op.pytorchs(total, normalized_shape, weight, bias, eps), total
     out, total, _ = _call_forward(input, residual, weight, bias, dims, eps)
     return out, total
