@@ -6,8 +6,8 @@ buffers, the graph runs, and the loss is copied out.
 
 A graph repeats what was recorded, numbers included. So what may change between steps is either read from
 device memory (the learning rates, a GradScaler's scale, PyTorch's random generator) or compared before each
-replay, in a few microseconds: the batch's shapes, modes, Parameters, options and the optimizer's state. Where
-one differs, the step runs eagerly; where it stays so, it is captured anew.
+replay, in a few microseconds: the batch's shapes, modes, Parameters, options, the backend that is asked for
+and the optimizer's state. Where one differs, the step runs eagerly; where it stays so, it is captured anew.
 """
 
 from __future__ import annotations
@@ -22,11 +22,17 @@ from torch.utils import _pytree as pytree
 
 from fastmodel.errors import BackendError, InputError
 from fastmodel.graphs import CudaGraph, Graph
+from fastmodel.ops import dispatch
+from fastmodel.ops.optimizers import FusedStep
+from fastmodel.ops.own_state import OWN_OPTIONS
 
 WARM_STEPS = 3
 """Eager steps before a capture: libraries choose their kernels and workspaces in the first ones."""
 
-_SGD_NEEDS = "SGD's for-loop reads the learning rate on the host; pass fused=True or foreach=True"
+_SGD_NEEDS = (
+    "SGD's foreach step and its for-loop read the learning rate on the host; pass fused=True, or take "
+    "fm.optim's"
+)
 
 
 class CapturedStep:
@@ -47,6 +53,7 @@ class CapturedStep:
         example_batch: tuple[Any, ...],
         make_graph: Callable[[], Graph] | None,
         refusal: str | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         """A step around `run(*batch)`, which zeroes gradients, runs and returns the loss, detached.
 
@@ -57,8 +64,9 @@ class CapturedStep:
             example_batch: as every full batch will be.
             make_graph: gives a new graph; None where no step can be captured.
             refusal: why not.
+            scaler: the one that `run` steps the optimizer by.
         """
-        self._run, self._model, self._optimizer = run, model, optimizer
+        self._run, self._optimizer, self._scaler = run, optimizer, scaler
         self._make_graph = make_graph
         self._refusal = refusal
         leaves, self._structure = pytree.tree_flatten(example_batch)
@@ -71,7 +79,6 @@ class CapturedStep:
         self.reason = refusal
         self.replayed_steps = self.eager_steps = 0
         if make_graph is not None:
-            make_capturable(optimizer)
             device = self._params[0].device
             self._static = [_static_like(leaf, device) for leaf in leaves]
             self._rates = _Rates(optimizer, device)
@@ -86,7 +93,9 @@ class CapturedStep:
             return self._eagerly(objection, self._on_device(leaves, structure))
         signature = self._current_signature()
         if signature != self._signature:
-            self._signature, self._alike, self._is_captured = signature, 0, False
+            make_capturable(self._optimizer)  # which a state that was loaded need not be
+            self._signature, self._alike, self._is_captured = self._current_signature(), 0, False
+            self._held = self._identified()
             self._graph = self._make_graph()
         if not self._is_captured:
             if self._alike < WARM_STEPS:
@@ -112,6 +121,9 @@ class CapturedStep:
         """What is built into a graph and may change from outside."""
         groups = self._optimizer.param_groups
         return (
+            dispatch.requested(),
+            _scaler_options(self._scaler),
+            [getattr(self._optimizer, name, None) for name in OWN_OPTIONS],
             id(self._optimizer.state),
             [module.training for module in self._modules],
             [(param.data_ptr(), param.requires_grad) for param in self._params],
@@ -128,6 +140,11 @@ class CapturedStep:
             ],
         )
 
+    def _identified(self) -> tuple:
+        """What a signature knows by its id: held, for another that lies where it lay would pass for it."""
+        groups = self._optimizer.param_groups
+        return self._optimizer.state, [{**group, "params": [*group["params"]]} for group in groups]
+
     def _on_device(self, leaves: list[Any], structure: pytree.TreeSpec) -> tuple[Any, ...]:
         """The batch where the model is, as the copy into static buffers brings it there."""
         device = self._params[0].device
@@ -140,10 +157,14 @@ class CapturedStep:
         return self._run(*batch)
 
     def _warm(self, leaves: list[Any], structure: pytree.TreeSpec) -> Tensor:
-        self._alike += 1
         batch = self._on_device(leaves, structure)
-        reason = f"warming up: step {self._alike} of {WARM_STEPS} before the capture"
-        return self._graph.warm(lambda: self._eagerly(reason, batch))
+        reason = f"warming up: step {self._alike + 1} of {WARM_STEPS} before the capture"
+        scale = _scale_of(self._scaler)
+        loss = self._graph.warm(lambda: self._eagerly(reason, batch))
+        # The scale falls where a step is left out; such a step may leave states to be made by the next.
+        if _scale_of(self._scaler) >= scale:
+            self._alike += 1
+        return loss
 
     def _capture(self, leaves: list[Any]) -> bool:
         """Record the step; False, and never again, where that is not possible."""
@@ -251,8 +272,9 @@ def capture_step(
     `loss.backward()` and `optimizer.step()`, as in eager mode, from the first call on: three warm the device
     up eagerly, the fourth is recorded, and from then on calls are replayed. A batch of another shape (the
     last short one) runs eagerly. Learning rates may be changed by a scheduler or by hand; any other change
-    (modes, frozen Parameters, options, a loaded state of the optimizer) is noticed, and captured anew where
-    it stays. Where a step cannot be captured, every call runs eagerly, and `.reason` says why.
+    (modes, frozen Parameters, options of optimizer and scaler, a loaded state of the optimizer, another
+    `use_backend`) is noticed, and captured anew where it stays. With a scaler, steps that are left out do not
+    count for the warm-up. Where a step cannot be captured, every call runs eagerly, and `.reason` says why.
 
     The optimizer's groups are made `capturable`. The loss that is returned has memory of its own; the `.grad`
     of Parameters is overwritten by the next replay. Python in the model and the loss runs only when the step
@@ -262,8 +284,8 @@ def capture_step(
     Args:
         model: all of it on one CUDA device. Not wrapped in DistributedDataParallel.
         loss_fn: called as loss_fn(output, targets); returns a scalar.
-        optimizer: over the model's Parameters: an SGD (`fused` or `foreach`, as it is on CUDA by default), or
-            one with a `capturable` option.
+        optimizer: over the model's Parameters: an SGD (PyTorch's with `fused=True`, or fm.optim's), or one
+            with a `capturable` option.
         example_batch: (inputs, targets) as every full batch is, on any device. inputs are a tensor, a tuple
             of positional arguments, or a dict of keyword arguments. Only looked at, not trained on.
         scaler: scales the loss, unscales in the step, and is updated; the optimizer must be one that takes
@@ -283,7 +305,7 @@ def capture_step(
         raise InputError(f"capture_step: {type(model).__name__} has no Parameters to train")
     refusal = refusal_of(model, optimizer, scaler)
     run = eager_step(model, loss_fn, optimizer, scaler, autocast)
-    return captured(run, model, optimizer, tuple(example_batch), refusal)
+    return captured(run, model, optimizer, tuple(example_batch), refusal, scaler)
 
 
 def captured(
@@ -292,11 +314,12 @@ def captured(
     optimizer: torch.optim.Optimizer,
     example_batch: tuple[Any, ...],
     refusal: str | None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> CapturedStep:
     """A `CapturedStep` of any eager step, over CUDA graphs; `refusal` as `refusal_of` gives it."""
     device = next(model.parameters()).device
     make_graph = None if refusal is not None else lambda: CudaGraph(device)
-    return CapturedStep(run, model, optimizer, example_batch, make_graph, refusal)
+    return CapturedStep(run, model, optimizer, example_batch, make_graph, refusal, scaler)
 
 
 def eager_step(
@@ -318,7 +341,13 @@ def eager_step(
             optimizer.step()
         else:
             scaler.scale(loss).backward()
-            scaler.step(optimizer)
+            try:
+                scaler.step(optimizer)
+            finally:
+                # A step that raises, in a capture for instance, has not taken them back, and the scaler
+                # would multiply the next step's scale by this one's.
+                for name in ("grad_scale", "found_inf"):
+                    vars(optimizer).pop(name, None)
             scaler.update()
         return loss.detach()
 
@@ -360,7 +389,8 @@ def parts_refusal(
         if group.get("differentiable"):
             return f"{name}(differentiable=True) keeps a graph of its own"
         if isinstance(optimizer, torch.optim.SGD):
-            if group["foreach"] is False and not group["fused"]:
+            asks_for_none = group["fused"] is None and group["foreach"] is None
+            if not (group["fused"] or (asks_for_none and isinstance(optimizer, FusedStep))):
                 return _SGD_NEEDS
         elif "capturable" not in group:
             return f"{name} has no capturable option: its step counts on the host"
@@ -383,6 +413,21 @@ def make_capturable(optimizer: torch.optim.Optimizer) -> None:
             step = optimizer.state.get(param, {}).get("step")
             if isinstance(step, Tensor):
                 optimizer.state[param]["step"] = step.to(param.device)
+
+
+def _scaler_options(scaler: torch.amp.GradScaler | None) -> tuple | None:
+    """What a scaler's `update` reads on the host."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    return (
+        scaler.get_growth_factor(),
+        scaler.get_backoff_factor(),
+        scaler.get_growth_interval(),
+    )
+
+
+def _scale_of(scaler: torch.amp.GradScaler | None) -> float:
+    return 1.0 if scaler is None else scaler.get_scale()
 
 
 def _called(model: nn.Module, inputs: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastmodel.errors import InputError
 from fastmodel.ops.batch import AVERAGE, MASTER, extra_keys, wide_dtype
 
-_OWN_OPTIONS = ("max_grad_norm", "state_dtype", "master_weights", "ema_decay")
+OWN_OPTIONS = ("max_grad_norm", "state_dtype", "master_weights", "ema_decay")
 """Attributes that PyTorch's optimizers have not, and no state_dict holds."""
 
 
@@ -86,7 +86,7 @@ class OwnState(torch.optim.Optimizer):
                 state[AVERAGE] = param.detach().to(dtype, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN_OPTIONS}}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in OWN_OPTIONS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

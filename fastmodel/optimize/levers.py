@@ -156,7 +156,12 @@ def _cuda_graph_refusal(subject: Subject) -> str | None:
         return (
             "a graph is of a whole step: fm.optimize_step, with a loss and an optimizer, tries it"
         )
-    return capture.refusal_of(subject.model, subject.training.optimizer)
+    refusal = capture.refusal_of(subject.model, subject.training.optimizer)
+    if refusal is not None and _optimizer_refusal(subject) is None:
+        # The fused optimizer, which may stand in its place by then, can be captured where it cannot.
+        fused = fused_optimizer(subject.training.optimizer)
+        refusal = capture.refusal_of(subject.model, fused)
+    return refusal
 
 
 def _pull_cuda_graph(built: Built) -> Built:

@@ -82,21 +82,27 @@ def test_clipping(name):
     assert measure.difference(found, expected) is None
 
 
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+@pytest.mark.parametrize("kind", [torch.amp.GradScaler, fm.optim.GradScaler], ids=["torch", "fm"])
 @pytest.mark.parametrize("name", ["adamw", "sgd-momentum"])
-def test_a_grad_scaler(name):
+def test_a_grad_scaler(name, kind, max_norm):
     """Two steps of scaled gradients, one with an infinity, which is left out."""
     ours, theirs, options = KINDS[name]
     results = []
     for make in (ours, theirs):
         params = [nn.Parameter(t) for t in tensors(0, torch.float32)]
-        optimizer = make(params, **options, fused=True)
-        scaler = torch.amp.GradScaler(gpu.DEVICE, init_scale=256.0)
+        own = {} if max_norm is None or make is theirs else {"max_grad_norm": max_norm}
+        optimizer = make(params, **options, fused=True, **own)
+        scaler = (torch.amp.GradScaler if make is theirs else kind)(gpu.DEVICE, init_scale=256.0)
         for step in range(STEPS):
             scaler.scale(torch.ones((), device=gpu.DEVICE))
             for param, grad in zip(params, gradients(step, torch.float32, False), strict=True):
                 param.grad = grad * scaler.get_scale()
             if step == 1:
                 params[2].grad[7] = torch.inf
+            if max_norm is not None and make is theirs:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(params, max_norm)
             scaler.step(optimizer)
             scaler.update()
         results.append([param.detach().double() for param in params])

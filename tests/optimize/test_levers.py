@@ -122,6 +122,19 @@ class TestCudaGraph:
         monkeypatch.setattr(capture, "refusal_of", lambda *_: None)
         assert refusal(self.subject(training)) is None
 
+    @pytest.mark.parametrize(
+        ("options", "is_refused"),
+        [({}, False), ({"fused": True}, False), ({"foreach": True}, True)],
+    )
+    def test_an_optimizer_whose_fused_form_can_be_captured(self, options, is_refused, monkeypatch):
+        """PyTorch's SGD cannot, unless fused=True."""
+        monkeypatch.setattr(capture, "refusal_of", capture.parts_refusal)
+        model, training = self.training()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **options)
+        training = Training(training.loss, optimizer, training.targets)
+        found = levers.BY_NAME["cuda_graph"].refusal(self.subject(training))
+        assert ("on the host" in found) if is_refused else found is None
+
     def test_a_captured_step_trains_as_the_plain_one_does(self, monkeypatch):
         monkeypatch.setattr(capture, "refusal_of", lambda *_: None)
         monkeypatch.setattr(capture, "CudaGraph", lambda device: RecordedGraph())
