@@ -97,13 +97,13 @@ class CapturedStep:
             self._signature, self._alike, self._is_captured = self._current_signature(), 0, False
             self._held = self._identified()
             self._graph = self._make_graph()
+        if not self._is_captured and self._alike < WARM_STEPS:
+            return self._warm(leaves, structure)
+        self._fill(leaves)
         if not self._is_captured:
-            if self._alike < WARM_STEPS:
-                return self._warm(leaves, structure)
-            self._is_captured = self._capture(leaves)
+            self._is_captured = self._capture()
             if not self._is_captured:
                 return self._eagerly(self._refusal, self._on_device(leaves, structure))
-        self._fill(leaves)
         return self._replay()
 
     def _objection(self, leaves: list[Any], structure: pytree.TreeSpec) -> str | None:
@@ -166,10 +166,8 @@ class CapturedStep:
             self._alike += 1
         return loss
 
-    def _capture(self, leaves: list[Any]) -> bool:
+    def _capture(self) -> bool:
         """Record the step; False, and never again, where that is not possible."""
-        self._fill(leaves)
-        self._optimizer.zero_grad(set_to_none=True)
         batch = pytree.tree_unflatten(self._static, self._structure)
         try:
             with self._rates.static():
@@ -179,7 +177,6 @@ class CapturedStep:
         except RuntimeError as error:  # whatever cannot be recorded: a wait for the device, mostly
             lines = str(error).strip().splitlines() or [type(error).__name__]
             self._refusal = f"the step cannot be captured: {lines[0][:200]}"
-            self._optimizer.zero_grad(set_to_none=True)
             return False
         self._grads = [(param, param.grad) for param in self._params if param.grad is not None]
         return True
