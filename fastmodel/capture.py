@@ -178,7 +178,7 @@ class CapturedStep:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             self._refusal = f"the step cannot be captured: {lines[0][:200]}"
             return False
-        self._grads = [(param, param.grad) for param in self._params if param.grad is not None]
+        self._grads = [(param, param.grad) for param in self._params]
         return True
 
     def _fill(self, leaves: list[Any]) -> None:
@@ -195,6 +195,8 @@ class CapturedStep:
             ):  # an eager step, or `zero_grad`, has put another in its place
                 param.grad = grad
         self._graph.replay()
+        # A scheduler that has not seen `step` called would warn of steps in the wrong order.
+        self._optimizer._opt_called = True  # type: ignore[attr-defined]
         self.reason = None
         self.replayed_steps += 1
         return self._loss.clone()
@@ -247,8 +249,7 @@ class _Rates:
         for index, group in enumerate(self._optimizer.param_groups):
             lr, static = group["lr"], self._static[index]
             if isinstance(lr, Tensor):
-                if lr is not static:
-                    static.copy_(lr, non_blocking=True)
+                static.copy_(lr, non_blocking=True)  # nothing, where they are one
             elif lr != self._last[index]:
                 static.fill_(lr)
             self._last[index] = lr

@@ -7,6 +7,7 @@ tests/gpu runs the same over the real ones.
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,7 +67,8 @@ def kernels(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def recorded_graphs(monkeypatch):
+    monkeypatch.setattr(capture, "CudaGraph", lambda device: RecordedGraph())
     torch.manual_seed(0)
     RecordedGraph.made = 0
 
@@ -79,13 +81,13 @@ def batch(size=BATCH, seed=0):
     )
 
 
-def step_over(model, optimizer, example=None, scaler=None, autocast=None):
-    """As `capture_step` makes it, over recorded graphs."""
-    run = capture.eager_step(model, nn.CrossEntropyLoss(), optimizer, scaler, autocast)
-    make_graph = RecordedGraph
-    return CapturedStep(
-        run, model, optimizer, example or batch(), make_graph, refusal=None, scaler=scaler
-    )
+def step_over(model, optimizer, example=None, **options):
+    """`capture_step` where the device is no hindrance."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capture, "refusal_of", capture.parts_refusal)
+        return fm.capture_step(
+            model, nn.CrossEntropyLoss(), optimizer, example or batch(), **options
+        )
 
 
 class Pair:
@@ -147,12 +149,17 @@ def test_steps_are_those_of_eager_mode(make):
     pair.warm(8)
     assert pair.step.replayed_steps == 8 - WARM_STEPS and pair.step.eager_steps == WARM_STEPS
     assert RecordedGraph.made == 1 and pair.step.reason is None
+    assert pair.step._graph.warmed == WARM_STEPS
     assert (pair.model.last.weight - before).abs().min() > 0
+    # An option that PyTorch's SGD has not is none that a state_dict of it should hold.
+    options = pair.optimizer.param_groups[0].keys()
+    assert options == pair.plain_optimizer.param_groups[0].keys()
 
 
 def test_a_loss_has_memory_of_its_own():
     pair = Pair()
-    pair.warm(WARM_STEPS + 1)
+    assert not pair.both(*batch()).requires_grad
+    pair.warm(WARM_STEPS)
     first = pair.step(*batch(seed=1))
     kept = first.clone()
     second = pair.step(*batch(seed=2))
@@ -194,6 +201,25 @@ def test_gradients_reset_by_hand_come_back():
     pair.warm(1)
 
 
+def test_gradients_of_an_eager_step_alone_go():
+    class Other(Net):
+        """Short batches have a layer of their own."""
+
+        def __init__(self):
+            super().__init__()
+            self.short = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return super().forward(x if x.shape[0] == BATCH else self.short(x))
+
+    pair = Pair(net=Other)
+    pair.warm(WARM_STEPS + 1)
+    pair.both(*batch(3))
+    assert pair.model.short.weight.grad is not None
+    pair.warm(1)
+    assert pair.step.reason is None and pair.model.short.weight.grad is None
+
+
 @pytest.mark.parametrize("make", [adam, sgd])
 def test_a_scheduler_moves_the_learning_rate(make):
     pair = Pair(make)
@@ -209,9 +235,23 @@ def test_a_scheduler_moves_the_learning_rate(make):
     assert pair.step.replayed_steps == 8 - WARM_STEPS and RecordedGraph.made == 1
 
 
+def test_a_scheduler_that_comes_late_changes_no_more_than_rates():
+    pair = Pair()
+    pair.warm(WARM_STEPS + 1)
+    schedulers = [
+        torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        for optimizer in (pair.optimizer, pair.plain_optimizer)
+    ]
+    pair.warm(1)
+    for scheduler in schedulers:
+        scheduler.step()  # without a warning that no step has been
+    pair.warm(1)
+    assert RecordedGraph.made == 1 and pair.step.reason is None
+
+
 def test_a_learning_rate_set_by_hand():
     pair = Pair()
-    for index, lr in enumerate((0.01, 0.01, 0.02, 0.3, 0.3, 0.0, 0.05)):
+    for index, lr in enumerate((0.01, 0.01, 0.02, 0.3, 0.3, 0.0, 0.05, 0.3)):
         for optimizer in (pair.optimizer, pair.plain_optimizer):
             optimizer.param_groups[0]["lr"] = lr
         pair.both(*batch(seed=index))
@@ -231,6 +271,37 @@ def test_a_learning_rate_that_is_a_tensor():
         optimizer.param_groups[0]["lr"] = torch.tensor(0.4)
     pair.warm(2)
     assert RecordedGraph.made == 1
+
+
+class TestRates:
+    """The scalars that graphs read, on another device than this one's."""
+
+    DEVICE = torch.device("meta")
+
+    def rates(self, *given):
+        weights = [nn.Parameter(torch.empty(1, device=self.DEVICE)) for _ in given]
+        groups = [{"params": [w], "lr": lr} for w, lr in zip(weights, given, strict=True)]
+        optimizer = torch.optim.SGD(groups)
+        return optimizer.param_groups, capture._Rates(optimizer, self.DEVICE)
+
+    def test_are_on_the_device_and_of_the_groups_meanwhile(self):
+        given = (0.1, torch.tensor(0.1), torch.tensor(0.1, device=self.DEVICE))
+        groups, rates = self.rates(*given)
+        with rates.static():
+            found = [group["lr"] for group in groups]
+            assert all(lr.device == self.DEVICE and lr.dim() == 0 for lr in found)
+            assert found[1] is not given[1] and found[2] is given[2]
+        assert all(group["lr"] is lr for group, lr in zip(groups, given, strict=True))
+
+    def test_are_written_where_they_changed(self):
+        groups, rates = self.rates(0.1, 0.1)
+        with rates.static():
+            found = [group["lr"] for group in groups]
+        before = [lr._version for lr in found]
+        groups[1]["lr"] = 0.2
+        for _ in range(2):
+            rates.follow()
+        assert [lr._version for lr in found] == [before[0], before[1] + 1]
 
 
 @pytest.mark.parametrize("sets", ["number", "in place"])
@@ -286,6 +357,41 @@ class TestWhatIsCapturedAnew:
         for optimizer in (pair.optimizer, pair.plain_optimizer):
             optimizer.param_groups[0]["betas"] = (0.5, 0.9)
         self.settles(pair)
+
+    def test_an_option_that_holds_tensors(self, pair):
+        """Compared by which ones they are."""
+        weights = torch.ones(2), torch.ones(2)
+        pair.optimizer.param_groups[0]["weights"] = [weights[0]]
+        self.settles(pair)
+        pair.optimizer.param_groups[0]["weights"] = [weights[0]]
+        pair.warm(1)
+        assert pair.step.reason is None
+        pair.optimizer.param_groups[0]["weights"] = [weights[1]]
+        pair.both(*batch())
+        assert "warming up" in pair.step.reason
+
+    def test_a_parameter_that_is_stepped_no_more(self, pair):
+        for optimizer in (pair.optimizer, pair.plain_optimizer):
+            optimizer.param_groups[0]["params"].pop()
+        for model in (pair.model, pair.plain):
+            model.last.bias.requires_grad_(False).grad = None
+        kept = pair.model.last.bias.clone()
+        self.settles(pair)
+        assert torch.equal(kept, pair.model.last.bias)
+
+    def test_a_parameter_that_is_stepped_in_place_of_another(self, pair):
+        for model, optimizer in (
+            (pair.model, pair.optimizer),
+            (pair.plain, pair.plain_optimizer),
+        ):
+            params = optimizer.param_groups[0]["params"]
+            assert params[-1] is model.last.bias
+            params[-1] = nn.Parameter(torch.zeros(3))
+            params[-1].grad = None
+            model.last.bias.grad = None
+        kept = pair.model.last.bias.clone()
+        pair.step(*batch())
+        assert torch.equal(kept, pair.model.last.bias) and "warming up" in pair.step.reason
 
     def test_a_mode(self, pair):
         for model in (pair.model, pair.plain):
@@ -463,6 +569,8 @@ class TestGradScaler:
         pair.warm(WARM_STEPS + 3)
         assert pair.step.reason.startswith("the step cannot be captured")
         assert norms[::2] == norms[1::2]
+        # Nor would a step without a scaler be left out.
+        assert not {"grad_scale", "found_inf"} & vars(pair.optimizer).keys()
 
     def test_one_that_is_off(self):
         pair = Pair(scaler=scaler_of(fm.optim.GradScaler, enabled=False))
@@ -503,11 +611,12 @@ def test_autocast():
 
 
 def test_autocast_around_the_call_is_obeyed_and_not_captured():
-    pair = Pair()
+    pair, seen = Pair(), []
+    pair.model.last.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
     pair.warm(WARM_STEPS + 1)
     with torch.autocast("cpu", torch.bfloat16):
         pair.both(*batch())
-    assert "pass autocast=" in pair.step.reason
+    assert "pass autocast=" in pair.step.reason and seen[-1] == torch.bfloat16
     pair.warm(1)
     assert pair.step.reason is None and RecordedGraph.made == 1
 
@@ -547,11 +656,14 @@ def test_a_batch_of_another_structure():
 def test_a_step_that_waits_for_the_device_stays_eager():
     class Reads(Net):
         def forward(self, x):
+            counts[id(self)] = counts.get(id(self), 0) + 1
             out = super().forward(x)
             return out * (2.0 if out.sum().item() > 0 else 1.0)
 
+    counts = {}
     pair = Pair(net=Reads)
     pair.warm(WARM_STEPS + 3)
+    assert counts[id(pair.model)] == counts[id(pair.plain)] + 1  # recorded in vain once
     assert pair.step.reason == (
         "the step cannot be captured: operation not permitted when stream is capturing"
     )
@@ -559,15 +671,25 @@ def test_a_step_that_waits_for_the_device_stays_eager():
 
 
 def test_a_backend_that_was_asked_for_is_not_replaced():
-    def refuse(inputs, targets):
-        raise fm.errors.BackendError("linear_relu: backend 'cuda' cannot serve")
+    """Nor are steps eager from then on."""
+    model, is_served = Net(), True
+    eager = capture.eager_step(model, nn.CrossEntropyLoss(), adam(model.parameters()))
 
-    model = Net()
-    step = CapturedStep(refuse, model, adam(model.parameters()), batch(), RecordedGraph)
-    step._signature, step._alike = step._current_signature(), WARM_STEPS
-    step._graph = RecordedGraph()
+    def run(inputs, targets):
+        if not is_served:
+            raise fm.errors.BackendError("linear_relu: backend 'cuda' cannot serve")
+        return eager(inputs, targets)
+
+    step = CapturedStep(run, model, adam(model.parameters()), batch(), RecordedGraph)
+    for _ in range(WARM_STEPS):
+        step(*batch())
+    is_served = False
     with pytest.raises(fm.errors.BackendError):
         step(*batch())
+    is_served = True
+    step._graph = RecordedGraph()
+    step(*batch())
+    assert step.reason is None and step.replayed_steps == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -580,6 +702,68 @@ def test_without_a_device_every_step_is_eager():
     pair.warm(WARM_STEPS + 2)
     assert pair.step.reason == "no CUDA device" and pair.step.replayed_steps == 0
     assert not pair.optimizer.param_groups[0]["capturable"]
+
+
+class TestDevices:
+    """Over a model on a device that is not the batch's."""
+
+    @pytest.fixture(autouse=True)
+    def no_autocast(self, monkeypatch):
+        """Which the stand-in for a device has not."""
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type: False)
+
+    def step(self, refusal=None):
+        model = nn.Linear(6, 3, device="meta")
+        optimizer, given = sgd(model.parameters()), []
+
+        def run(inputs, targets):
+            given.append((inputs["x"].device.type, targets))
+            return torch.zeros((), device="meta")
+
+        example = {"x": torch.zeros(2, 6)}, "targets"
+        return capture.captured(run, model, optimizer, example, refusal), given
+
+    def test_batches_are_brought_to_the_model(self):
+        step, given = self.step()
+        step({"x": torch.zeros(1, 6)}, "targets")
+        for _ in range(WARM_STEPS + 2):
+            assert step({"x": torch.zeros(2, 6)}, "targets").device.type == "meta"
+        # An eager one, the warm-up and the capture.
+        assert given == [("meta", "targets")] * (WARM_STEPS + 2)
+        assert step.reason is None and step.replayed_steps == 2
+
+    def test_a_step_that_is_refused_takes_them_as_they_are(self):
+        step, given = self.step("none today")
+        step({"x": torch.zeros(2, 6)}, "targets")
+        assert given == [("cpu", "targets")] and step.reason == "none today"
+
+
+@pytest.mark.parametrize(
+    ("params", "buffers", "words"),
+    [
+        (["cuda:0", "cuda:0"], ["cuda:0"], None),
+        (["cuda:0", "cuda:1"], [], "lies on cuda:0, cuda:1;"),
+        (["cuda:0"], ["cpu"], "lies on cpu, cuda:0;"),
+        (["meta"], [], "lies on meta;"),
+    ],
+)
+def test_where_a_model_may_lie(params, buffers, words, monkeypatch):
+    def on(devices):
+        return lambda: (SimpleNamespace(device=torch.device(device)) for device in devices)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = SimpleNamespace(parameters=on(params), buffers=on(buffers))
+    optimizer = torch.optim.Adam(Net().parameters())
+    found = capture.refusal_of(model, optimizer)
+    assert found is None if words is None else words in found
+    if words is None:
+        scaler = torch.amp.GradScaler("cpu")
+        assert "waits for the device" in capture.refusal_of(model, optimizer, scaler)
+
+
+def test_a_model_under_ddp_is_refused():
+    model = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    assert "DistributedDataParallel" in capture.parts_refusal(model, adam(Net().parameters()))
 
 
 def test_a_model_on_the_cpu_is_refused(monkeypatch):
@@ -615,9 +799,13 @@ def test_which_optimizers_can_be_captured(make, words):
 
 def test_a_step_that_reads_its_rate_on_the_host_is_not_captured():
     """What `parts_refusal` says of PyTorch's foreach SGD."""
-    pair = Pair(lambda params: torch.optim.SGD(params, lr=0.1, foreach=True))
-    pair.warm(WARM_STEPS + 2)
-    assert "operation not permitted" in pair.step.reason
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=True)
+    eager = capture.eager_step(model, nn.CrossEntropyLoss(), optimizer)
+    step = CapturedStep(eager, model, optimizer, batch(), RecordedGraph)
+    for _ in range(WARM_STEPS + 1):
+        step(*batch())
+    assert "operation not permitted" in step.reason
 
 
 @EITHER_SCALER
@@ -626,6 +814,8 @@ def test_a_scaler_needs_an_optimizer_that_takes_the_scale(kind):
     scaler = kind("cpu")
     found = capture.parts_refusal(model, torch.optim.Adam(model.parameters()), scaler)
     assert "waits for the device" in found
+    step = step_over(model, torch.optim.Adam(model.parameters()), scaler=scaler)
+    assert step.reason == found
     assert capture.parts_refusal(model, adam(model.parameters()), scaler) is None
     assert capture.parts_refusal(model, fm.optim.SGD(model.parameters()), scaler) is None
     off = kind("cpu", enabled=False)

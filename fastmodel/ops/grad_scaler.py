@@ -23,9 +23,8 @@ class GradScaler(torch.amp.GradScaler):
 
     def _check_inf_per_device(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         sums = optimizer.square_sums() if isinstance(optimizer, FusedStep) else None
-        if not sums:
+        if sums is None:
             return super()._check_inf_per_device(optimizer)
-        self._check_scale_growth_tracker("_check_inf_per_device")
         # By device, whatever PyTorch's annotation says.
         found_inf: dict[Any, Any] = {
             total.device: (~total.isfinite()).to(torch.float32) for total in sums

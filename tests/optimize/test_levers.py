@@ -135,6 +135,13 @@ class TestCudaGraph:
         found = levers.BY_NAME["cuda_graph"].refusal(self.subject(training))
         assert ("on the host" in found) if is_refused else found is None
 
+    def test_an_optimizer_that_has_no_fused_form(self, monkeypatch):
+        monkeypatch.setattr(capture, "refusal_of", capture.parts_refusal)
+        model, training = self.training()
+        training = Training(training.loss, torch.optim.LBFGS(model.parameters()))
+        found = levers.BY_NAME["cuda_graph"].refusal(self.subject(training))
+        assert "LBFGS has no capturable option" in found
+
     def test_a_captured_step_trains_as_the_plain_one_does(self, monkeypatch):
         monkeypatch.setattr(capture, "refusal_of", lambda *_: None)
         monkeypatch.setattr(capture, "CudaGraph", lambda device: RecordedGraph())

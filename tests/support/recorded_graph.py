@@ -64,10 +64,16 @@ class RecordedGraph:
     made: int = 0
     """Captures, over all of them."""
 
+    def __init__(self) -> None:
+        self.warmed = 0
+        self._recorder: _Recorder | None = None
+
     def warm(self, run: Callable[[], Any]) -> Any:
+        self.warmed += 1
         return run()
 
     def capture(self, run: Callable[[], Any]) -> Any:
+        assert self._recorder is None, "a graph is captured once"
         generator = torch.get_rng_state()
         self._recorder = recorder = _Recorder()
         extension = env.cuda
