@@ -569,8 +569,24 @@ class TestGradScaler:
         pair.warm(WARM_STEPS + 3)
         assert pair.step.reason.startswith("the step cannot be captured")
         assert norms[::2] == norms[1::2]
-        # Nor would a step without a scaler be left out.
-        assert not {"grad_scale", "found_inf"} & vars(pair.optimizer).keys()
+
+    @EITHER_SCALER
+    def test_a_step_that_raises_leaves_nothing_on_the_optimizer(self, kind):
+        """Or one without a scaler would be scaled, and left out, by it."""
+        model = Net()
+        optimizer, scaler = adam(model.parameters()), kind("cpu")
+        seen = []
+
+        def hook(optimizer, *_):
+            seen.append({"grad_scale", "found_inf"} & vars(optimizer).keys())
+            raise ZeroDivisionError
+
+        optimizer.register_step_pre_hook(hook)
+        step = capture.eager_step(model, nn.CrossEntropyLoss(), optimizer, scaler)
+        with pytest.raises(ZeroDivisionError):
+            step(*batch())
+        assert seen == [{"grad_scale", "found_inf"}]
+        assert not seen[0] & vars(optimizer).keys()
 
     def test_one_that_is_off(self):
         pair = Pair(scaler=scaler_of(fm.optim.GradScaler, enabled=False))
