@@ -50,20 +50,33 @@ class Runner:
     def run(self, steps: Sequence[plan.Step]) -> bool:
         """Do the steps; False where one failed, or a needed one did not end well."""
         started_s = self.clock()
+        self._clear(steps)
+        try:
+            for index, step in enumerate(steps):
+                left_s = self.budget_s - (self.clock() - started_s)
+                limit_s = plan.limit_s(step, steps[index + 1 :], left_s)
+                self.say(f"{step.name}: {step.title} (at most {limit_s:.0f} s)")
+                status, reason = self._one(step, limit_s)
+                self.statuses[step.name] = status
+                if status != "done":
+                    self.say(f"{step.name}: {status}: {reason}")
+                    if step.is_needed:
+                        return False
+        finally:
+            self.close()
+        return "failed" not in self.statuses.values()
+
+    def _clear(self, steps: Sequence[plan.Step]) -> None:
+        """Of an earlier run: its figures and last words are not this one's."""
         self.results.mkdir(parents=True, exist_ok=True)
-        for index, step in enumerate(steps):
-            rest = steps[index + 1 :]
-            left_s = self.budget_s - (self.clock() - started_s)
-            limit_s = plan.limit_s(step, rest, left_s)
-            self.say(f"{step.name}: {step.title} (at most {limit_s:.0f} s)")
-            status, reason = self._one(step, limit_s)
-            self.statuses[step.name] = status
-            if status != "done":
-                self.say(f"{step.name}: {status}: {reason}")
-            if step.is_needed and status != "done":
-                break
-        self.close()
-        return all(status in ("done", "skipped", "overran") for status in self.statuses.values())
+        for step in steps:
+            (self.results / f"{step.name}.json").unlink(missing_ok=True)
+            self.log(step.name).unlink(missing_ok=True)
+        self.log("worker").unlink(missing_ok=True)
+
+    def log(self, name: str) -> Path:
+        """What a part, or the worker, said."""
+        return self.results / f"{name}.log"
 
     def _one(self, step: plan.Step, limit_s: float) -> tuple[str, str]:
         path = self.results / f"{step.name}.json"
@@ -78,7 +91,7 @@ class Runner:
 
     def command(self, step: plan.Step, command: Sequence[str], limit_s: float) -> tuple[str, str]:
         """Run a command, its output in RESULTS/<part>.log; killed with all its children at the limit."""
-        log = self.results / f"{step.name}.log"
+        log = self.log(step.name)
         with log.open("ab") as file:
             process = subprocess.Popen(
                 command,
@@ -93,13 +106,16 @@ class Runner:
             except subprocess.TimeoutExpired:
                 end(process)
                 return "overran", f"stopped after {limit_s:.0f} s; see {log.name}"
+            except KeyboardInterrupt:  # which a session of its own does not hear
+                end(process)
+                raise
         if code == 0:
             return "done", ""
         return "failed", f"exit code {code}; {last_line(log)}"
 
     def _bench(self, step: plan.Step, limit_s: float, path: Path) -> tuple[str, str]:
         """Have the worker measure a part."""
-        log = self.results / "worker.log"
+        log = self.log("worker")
         deadline_s = self.clock() + limit_s
         if self._worker is None:
             with log.open("ab") as file:
@@ -195,9 +211,8 @@ def sanitizer(runner: Runner, step: plan.Step, limit_s: float) -> tuple[str, str
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_SANITIZED),
         ]
         status, reason = runner.command(step, command, left_s)
-        if status == "failed" and "Device not supported" in (
-            runner.results / f"{step.name}.log"
-        ).read_text(errors="replace"):
+        log = runner.log(step.name)
+        if status == "failed" and "Device not supported" in log.read_text(errors="replace"):
             return (
                 "skipped",
                 "compute-sanitizer does not support the device as it is virtualised here",
@@ -309,7 +324,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         is_good = runner.run(steps)
     except KeyboardInterrupt:
-        runner.close()
         is_good = False
     for line in summary.table(options.results, steps):
         print(line)

@@ -1,15 +1,13 @@
-"""`make gpu` without a GPU: its parts, their time, its records; the races on CPU tensors under a made-up
+"""`make gpu` without a GPU: its parts, their shares, its records; the races on CPU tensors under a made-up
 clock."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import function_races
@@ -20,7 +18,6 @@ import pytest
 import records
 import run as gpu_run
 import step_races
-import summary
 import torch
 import works
 from function_arms import FUNCTIONS
@@ -59,112 +56,6 @@ class TestPlan:
         assert plan.chosen([]) == list(plan.STEPS)
         with pytest.raises(ValueError, match=r"unknown part 'norm'"):
             plan.chosen(["norm"])
-
-
-class TestCommandLine:
-    def run(self, *arguments):
-        return subprocess.run(
-            [sys.executable, str(RUN), *arguments], capture_output=True, text=True, timeout=60
-        )
-
-    def test_dry_run_lists_the_parts(self, tmp_path):
-        done = self.run("--dry-run", "--results", str(tmp_path), "--budget-s", "240")
-        assert done.returncode == 0 and not list(tmp_path.iterdir())
-        lines = done.stdout.splitlines()
-        assert [line.split()[0] for line in lines] == [step.name for step in plan.STEPS]
-        assert lines[0].split()[1] == "55"
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-    def test_without_a_device_one_clear_line_before_anything_is_built(self, tmp_path):
-        done = self.run("--results", str(tmp_path / "results"))
-        assert done.returncode == 1 and not done.stdout
-        (line,) = done.stderr.splitlines()
-        assert line.startswith("make gpu: no CUDA device") and "nothing was built" in line
-        assert not (tmp_path / "results").exists()
-
-    @pytest.mark.parametrize("arguments", [["--only", "all"], ["--budget-s", "0"], ["--what"]])
-    def test_bad_arguments(self, arguments):
-        done = self.run(*arguments)
-        assert done.returncode == 2 and "make gpu: error" in done.stderr
-
-
-# Stands for worker.py: parts called slow never end, those called dies end the process.
-WORKER = """
-import json, sys, time
-print("noise of a library", flush=True)
-for request in sys.stdin:
-    name, seconds, path = request.split(maxsplit=2)
-    document = {"title": "", "lines": [], "notes": [f"had {float(seconds):.0f} s"], "status": "done"}
-    document |= {"reason": None, "wall_s": None, "ceilings": {}}
-    open(path.strip(), "w").write(json.dumps({"name": name, **document}))
-    if name.startswith("losses"):
-        time.sleep(60)
-    if name.startswith("linears"):
-        print("ends badly", file=sys.stderr, flush=True)
-        sys.exit(3)
-    print("done", name, flush=True)
-"""
-
-
-class TestRunner:
-    @pytest.fixture
-    def runner(self, tmp_path):
-        worker = tmp_path / "worker.py"
-        worker.write_text(WORKER)
-        said, results = [], tmp_path / "results"
-
-        def clock():
-            """Once the slow part has left its file, an hour has passed."""
-            return time.monotonic() + 3600 * (results / "losses.json").exists()
-
-        command = (sys.executable, str(worker))
-        return gpu_run.Runner(results, 10_000.0, said.append, clock, worker_command=command)
-
-    def test_a_part_that_overruns_or_dies_leaves_what_it_had_and_the_others_go_on(self, runner):
-        names = ("losses", "optimizers", "linears", "heads")
-        steps = [dataclasses.replace(step, share_s=1) for step in plan.STEPS if step.name in names]
-        assert not runner.run(steps)
-        assert runner.statuses == {
-            "losses": "overran",
-            "optimizers": "done",
-            "linears": "failed",
-            "heads": "done",
-        }
-        found = {name: records.read(runner.results / f"{name}.json") for name in names}
-        assert "stopped after" in found["losses"]["reason"] and found["losses"]["notes"]
-        assert "ended with 3; ends badly" in found["linears"]["reason"]
-        assert found["optimizers"]["status"] == "done"
-        table = "\n".join(summary.table(runner.results, plan.STEPS))
-        assert "losses: overran" in table and "norms: not run" in table
-
-    def test_a_needed_part_that_fails_ends_the_run(self, runner, monkeypatch):
-        monkeypatch.setitem(gpu_run._COMMANDS, "build", lambda *_: ("failed", "no compiler"))
-        assert not runner.run(plan.chosen(["build", "heads"]))
-        assert runner.statuses == {"build": "failed"}
-        assert records.read(runner.results / "build.json")["reason"] == "no compiler"
-
-    def test_commands_are_stopped_with_their_children_and_told_by_their_last_line(self, runner):
-        runner.results.mkdir()
-        step = plan.STEPS[1]
-        code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-        status, reason = runner.command(step, [sys.executable, "-c", code], 1.0)
-        assert status == "overran" and "tests.log" in reason
-        code = "print('3 failed'); raise SystemExit(1)"
-        status, reason = runner.command(step, [sys.executable, "-c", code], 30.0)
-        assert (status, reason) == ("failed", "exit code 1; 3 failed")
-        assert runner.command(step, [sys.executable, "-c", ""], 30.0) == ("done", "")
-
-    def test_no_sanitizer_is_said(self, runner, monkeypatch):
-        monkeypatch.setattr(gpu_run.shutil, "which", lambda *_, **__: None)
-        status, reason = gpu_run.sanitizer(runner, plan.STEPS[2], 1.0)
-        assert status == "skipped" and "no compute-sanitizer" in reason
-
-    def test_children_see_the_checkout_and_no_emulation(self, monkeypatch):
-        monkeypatch.setenv("FASTMODEL_CUDA_EMULATE", "1")
-        monkeypatch.setenv("PYTHONPATH", "elsewhere")
-        found = gpu_run.environment()
-        assert found["PYTHONPATH"] == f"{RUN.parents[2]}{os.pathsep}elsewhere"
-        assert "FASTMODEL_CUDA_EMULATE" not in found
 
 
 def test_records_hold_json_alone(tmp_path):
