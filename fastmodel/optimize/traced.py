@@ -7,8 +7,10 @@ numbers, sets attributes, makes tensors or runs under no_grad or autocast.
 
 from __future__ import annotations
 
+import operator
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import fx, nn
 
 from fastmodel.optimize.clone import shared_clone
 from fastmodel.optimize.forward import CONSTANT_TYPES, Argument, signature_of
+from fastmodel.optimize.graph_calls import AUGMENTED
 
 
 class UntraceableError(Exception):
@@ -81,6 +84,19 @@ def _ambient() -> tuple:
     )
 
 
+class _Proxy(fx.Proxy):
+    """FX's proxy, to which x += y is an assignment; FX's own takes it for x + y, and other names keep x."""
+
+
+def _assigned(name: str) -> Callable[[_Proxy, Any], fx.Proxy]:
+    target = getattr(operator, name)
+    return lambda x, y: x.tracer.create_proxy("call_function", target, (x, y), {})
+
+
+for _name in (f"i{name}" for name in AUGMENTED):
+    setattr(_Proxy, f"__{_name}__", _assigned(_name))
+
+
 class _Tracer(fx.Tracer):
     """FX's tracer: every module a leaf, constants fixed, one gradient mode and autocast state throughout."""
 
@@ -90,6 +106,9 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._arguments = arguments
         self._ambient = _ambient()
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return True

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import operator
 import pickle
 import random
 import re
@@ -193,6 +194,30 @@ class WritesItsInput(nn.Module):
         y = F.relu(y)
         x.mul_(2)
         return F.max_pool2d(y, 2) + x.mean()
+
+
+class Augments(nn.Module):
+    """x += y, where another name keeps x; the layer that is added begins at zero, as adapters do."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm(4)
+        nn.init.zeros_(self.second.weight), nn.init.constant_(self.second.bias, name == "imul")
+        self.operator = getattr(operator, name)
+
+    def forward(self, x):
+        value = kept = self.first(x)
+        value = self.operator(value, self.second(x))
+        return self.norm(value) + kept
+
+
+@pytest.mark.parametrize("name", ["iadd", "isub", "imul"])
+def test_an_augmented_assignment_is_one(name):
+    plain, x = Augments(name), torch.randn(3, 4)
+    fused = by_rule(plain, x)
+    assert {p.site: p.capture for p in fm.plan_of(fused).swaps} == {"norm": "fx"}
+    nn.init.ones_(plain.second.weight)
+    assert torch.equal(fused(x), plain(x))
 
 
 def test_the_fused_call_stands_where_the_conv_stood(x):
