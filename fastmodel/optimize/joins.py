@@ -15,7 +15,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,36 +23,35 @@ from torch import fx, nn
 
 import fastmodel.functional as fused_functions
 import fastmodel.nn as fused_nn
-from fastmodel.optimize import patterns
-
-# Operators on tensors are methods in Dynamo's graphs where a mode looks at each call, as the checks' does.
-_ADD = (operator.add, torch.add, "add")
-_MUL = (operator.mul, torch.mul, "mul")
-_CAT = (torch.cat, torch.concat)
-_NEGATIVE = (operator.neg, torch.neg, "neg")
-_AUGMENTED = tuple(
-    getattr(operator, f"i{name}")
-    for name in (
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "floordiv",
-        "mod",
-        "pow",
-        "matmul",
-        "and",
-        "or",
-        "xor",
-    )
+from fastmodel.optimize import as_written, patterns
+from fastmodel.optimize.graph_calls import (
+    CAT,
+    CHUNK,
+    GETITEM,
+    MEAN,
+    MUL,
+    NEGATIVE,
+    POW,
+    RSQRT,
+    SQUARE,
+    UNSQUEEZE,
+    as_any,
+    called,
+    is_call,
+    is_later,
+    is_pure,
+    is_still,
+    is_sum,
+    other,
+    uncast,
 )
+
 _LAYER_NORM = (F.layer_norm, torch.layer_norm, fused_functions.layer_norm)
 _RMS_NORM = (F.rms_norm, torch.rms_norm, fused_functions.rms_norm)
-_METHODS = ("chunk", "float", "mean", "pow", "rsqrt", "size", "square", "to", "unsqueeze")
 GATES: dict[str, Callable] = {
-    "SiLU": fused_functions.swiglu,
-    "GELU": fused_functions.geglu,
-    "GELU (tanh)": fused_functions.geglu_tanh,
+    "SiLU": as_written.swiglu,
+    "GELU": as_written.geglu,
+    "GELU (tanh)": as_written.geglu_tanh,
 }
 _ADDED: dict[type[nn.Module], Any] = {
     nn.LayerNorm: fused_nn.AddLayerNorm,
@@ -82,17 +81,15 @@ class Join:
 
 def find(graph: fx.Graph, owner: nn.Module) -> list[Join]:
     """The places in a graph of the owner's forward, in its order; no node is in two."""
-    found: list[Join] = []
-    turned: list[_Turned] = []
+    turned = [half for node in graph.nodes if (half := _turned(node)) is not None]
+    found = list(_pairs(turned, owner))
+    taken = {node for join in found for node in join.nodes}
     for node in graph.nodes:
         join = _gated(node, owner) or _added(node, owner) or _rms_norm(node, owner)
-        if join is not None:
+        if join is not None and taken.isdisjoint(join.nodes):
             found.append(join)
-        half = _turned(node)
-        if half is not None:
-            turned.append(half)
-    found += _pairs(graph, turned)
-    return found
+            taken.update(join.nodes)
+    return sorted(found, key=lambda join: join.nodes[-1])
 
 
 def rewrite(
@@ -102,7 +99,7 @@ def rewrite(
     for join in found:
         join.rewrite(keep or _no_module)
     for node in reversed(list(graph.nodes)):
-        if not node.users and _is_pure(node):
+        if not node.users and is_pure(node):
             graph.erase_node(node)
 
 
@@ -112,26 +109,28 @@ def _no_module(module: nn.Module) -> str:
 
 def is_gate(node: fx.Node, value: fx.Node) -> bool:
     """Does a node multiply the value, an activation's, by another one: a gated unit?"""
-    return _is_call(node, _MUL) and _other(node, value) is not None
+    return is_call(node, MUL) and other(node, value) is not None
 
 
 def _gated(node: fx.Node, owner: nn.Module) -> Join | None:
-    if not _is_call(node, _MUL):
+    if not is_call(node, MUL):
         return None
     for value in node.all_input_nodes:
-        other = _other(node, value)
         name, x = _activation(value, owner)
-        if other is None or name is None or x is None or len(value.users) != 1:
+        if other(node, value) is None or name is None or x is None or len(value.users) != 1:
             continue
-        function = GATES[name]
+        if not is_still((x,), value, node, owner):
+            continue
 
-        def put(keep: Callable, value=value, x=x, other=other, function=function) -> None:
+        def put(keep: Callable, value=value, function=GATES[name]) -> None:
+            # Looked up now: another op may have been put in the place of what is read here.
             with node.graph.inserting_before(node):
-                made = node.graph.call_function(function, (x, other))
+                arguments = (value.args[0], other(node, value))
+                made = node.graph.call_function(function, arguments)
             node.replace_all_uses_with(made)
             _erase(node, value)
 
-        return Join(function.__name__, f"{name} * value", (value, node), put)
+        return Join(GATES[name].__name__, f"{name} * value", (value, node), put)
     return None
 
 
@@ -147,7 +146,7 @@ def _activation(node: fx.Node, owner: nn.Module) -> tuple[str | None, fx.Node | 
         return name.get(str(node.kwargs.get("approximate", "none"))), x
     if node.op != "call_module" or node.kwargs:
         return None, None
-    module = _called(owner, node)
+    module = called(owner, node)
     if module is None:
         return None, None
     step = patterns.step_of_module(module)
@@ -160,13 +159,10 @@ def _activation(node: fx.Node, owner: nn.Module) -> tuple[str | None, fx.Node | 
 def _added(node: fx.Node, owner: nn.Module) -> Join | None:
     """A norm of a sum of two values."""
     total = node.args[0] if node.args else None
-    if not (_is_sum(total) and _is_still(total, node, owner)):
-        return None
-    a, b = total.args
-    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
+    if not is_sum(total) or not all(isinstance(value, fx.Node) for value in total.args):
         return None
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
-        norm = _called(owner, node)
+        norm = called(owner, node)
         fused = None if norm is None else _ADDED.get(type(norm))
         if norm is None or fused is None or patterns.has_hooks(norm):
             return None
@@ -178,12 +174,12 @@ def _added(node: fx.Node, owner: nn.Module) -> Join | None:
             twin.__dict__["_parameters"] = norm._parameters
             return node.graph.call_module(keep(twin), pair)
 
-        return _join_of_norm(op, node, total, made)
-    is_layer_norm = _is_call(node, _LAYER_NORM)
-    if not (is_layer_norm or _is_call(node, _RMS_NORM)) or node.kwargs or len(node.args) < 2:
+        return _join_of_norm(op, node, total, owner, made)
+    is_layer_norm = is_call(node, _LAYER_NORM)
+    if not (is_layer_norm or is_call(node, _RMS_NORM)) or node.kwargs or len(node.args) < 2:
         return None
     rest = node.args[1:]
-    if len(rest) > (4 if is_layer_norm else 3) or any(_is_later(arg, total) for arg in rest):
+    if len(rest) > (4 if is_layer_norm else 3) or is_later(rest, total):
         return None
     op = "add_layer_norm" if is_layer_norm else "add_rms_norm"
     function = getattr(fused_functions, op)
@@ -191,11 +187,17 @@ def _added(node: fx.Node, owner: nn.Module) -> Join | None:
         op,
         node,
         total,
-        lambda keep, pair: node.graph.call_function(function, (*pair, *rest)),
+        owner,
+        lambda keep, pair: node.graph.call_function(function, (*pair, *node.args[1:])),
     )
 
 
-def _join_of_norm(op: str, node: fx.Node, total: fx.Node, made: Callable) -> Join:
+def _join_of_norm(
+    op: str, node: fx.Node, total: fx.Node, owner: nn.Module, made: Callable
+) -> Join | None:
+    if not is_still((total,), total, node, owner):
+        return None
+
     def put(keep: Callable) -> None:
         graph = node.graph
         with graph.inserting_before(total):
@@ -214,41 +216,6 @@ def _join_of_norm(op: str, node: fx.Node, total: fx.Node, made: Callable) -> Joi
     return Join(op, f"add + {name}", (total, node), put)
 
 
-def _is_still(total: fx.Node, norm: fx.Node, owner: nn.Module) -> bool:
-    """Does nothing write in place between a sum and its norm?"""
-    between = total.next
-    while between is not norm:
-        if between.op == "root" or _may_write(between, owner):
-            return False
-        between = between.next
-    return True
-
-
-def _may_write(node: fx.Node, owner: nn.Module) -> bool:
-    """May a node change a value that it is given? Of an author's module that is not known."""
-    if node.op == "call_module":
-        module = _called(owner, node)
-        is_known = type(module).__module__.startswith(("torch.nn.", "fastmodel."))
-        return module is not None and (not is_known or bool(getattr(module, "inplace", False)))
-    name = str(getattr(node.target, "__name__", node.target))
-    is_in_place = name.endswith("_") and not name.endswith("__")
-    is_flagged = node.kwargs.get("inplace") or any(arg is True for arg in node.args)
-    return bool(
-        is_in_place
-        or is_flagged
-        or "out" in node.kwargs
-        or name in ("setitem", "setattr")
-        or node.target in _AUGMENTED
-    )
-
-
-def _is_later(value: Any, node: fx.Node) -> bool:
-    """Is a value computed after a node?"""
-    return (
-        isinstance(value, fx.Node) and value.op not in ("placeholder", "get_attr") and value > node
-    )
-
-
 @dataclass(frozen=True)
 class _Turned:
     """x * cos + rotate_half(x) * sin."""
@@ -263,20 +230,25 @@ class _Turned:
     def out(self) -> fx.Node:
         return self.nodes[-1]
 
+    @property
+    def first(self) -> fx.Node:
+        """The first line that reads x, for this or for anything else."""
+        return min(self.x.users)
+
 
 def _turned(node: fx.Node) -> _Turned | None:
     """Half of a rotary embedding, of which this is the sum."""
-    if not _is_sum(node):
+    if not is_sum(node):
         return None
     left, right = node.args
-    if not (_is_call(left, _MUL) and _is_call(right, _MUL)):
+    if not (is_call(left, MUL) and is_call(right, MUL)):
         return None
     if len(left.users) != 1 or len(right.users) != 1:
         return None
     for plain, half in ((left, right), (right, left)):
         for rotated in half.all_input_nodes:
-            x, sin = _rotated(rotated), _other(half, rotated)
-            cos = None if x is None else _other(plain, x)
+            x, sin = _rotated(rotated), other(half, rotated)
+            cos = None if x is None else other(plain, x)
             if x is not None and cos is not None and sin is not None:
                 return _Turned(x, (cos, sin), (left, right, rotated, node))
     return None
@@ -284,40 +256,40 @@ def _turned(node: fx.Node) -> _Turned | None:
 
 def _rotated(node: fx.Node) -> fx.Node | None:
     """x of rotate_half(x): the negative of its second half, then the first."""
-    if not _is_call(node, _CAT) or not isinstance(node.args[0], (tuple, list)):
+    if not is_call(node, CAT) or not isinstance(node.args[0], (tuple, list)):
         return None
     parts: Any = node.args[0]
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    if dim != -1 or len(parts) != 2 or not _is_call(parts[0], _NEGATIVE):
+    if dim != -1 or len(parts) != 2 or not is_call(parts[0], NEGATIVE):
         return None
     second, first = parts[0].args[0], parts[1]
-    if not (_is_call(first, (operator.getitem,)) and _is_call(second, (operator.getitem,))):
+    if not (is_call(first, GETITEM) and is_call(second, GETITEM)):
         return None
-    whole, index = _as_any(first.args)
-    other, last = _as_any(second.args)
-    if whole is not other or not isinstance(whole, fx.Node):
+    whole, index = as_any(first.args)
+    as_whole, last = as_any(second.args)
+    if whole is not as_whole or not isinstance(whole, fx.Node):
         return None
     if (index, last) == (0, 1):
         return _chunked(whole)
+    if not (_is_slice_of_last(index) and _is_slice_of_last(last)):
+        return None
     is_sliced = (
-        isinstance(index, tuple)
-        and isinstance(last, tuple)
-        and (index[0], last[0]) == (Ellipsis, Ellipsis)
-        and (index[1].start, last[1].stop) == (None, None)
+        (index[1].start, last[1].stop) == (None, None)
         and _is_half(index[1].stop, whole)
         and _is_half(last[1].start, whole)
     )
     return whole if is_sliced else None
 
 
-def _as_any(value: Any) -> Any:
-    """FX's arguments, of whose kinds there are twenty."""
-    return value
+def _is_slice_of_last(index: Any) -> bool:
+    """[..., a:b]"""
+    is_last = isinstance(index, tuple) and len(index) == 2 and index[0] is Ellipsis
+    return is_last and isinstance(index[1], slice) and index[1].step is None
 
 
 def _chunked(node: fx.Node) -> fx.Node | None:
     """x of x.chunk(2, -1)."""
-    if node.target not in ("chunk", torch.chunk):
+    if not is_call(node, CHUNK):
         return None
     x, *rest = node.args
     given = {"chunks": None, "dim": 0} | dict(zip(("chunks", "dim"), rest, strict=False))
@@ -328,37 +300,40 @@ def _chunked(node: fx.Node) -> fx.Node | None:
 def _is_half(value: Any, x: fx.Node) -> bool:
     """Is it half of x's last size? Of a number a graph may not say; then the numbers of the whole will."""
     if isinstance(value, fx.Node):
-        return (
-            value.target is operator.floordiv and value.args[1:] == (2,) and _is_last_size(value, x)
-        )
+        is_halved = is_call(value, (operator.floordiv,)) and value.args[1:] == (2,)
+        return is_halved and _is_last_size(value.args[0], x)
     known = x.meta.get("example_value")
     return isinstance(value, int) and (known is None or 2 * value == known.shape[-1])
 
 
-def _is_last_size(half: fx.Node, x: fx.Node) -> bool:
-    """Is a half that of x.shape[-1] or x.size(-1)?"""
-    size = _as_any(half.args[0])
-    if not isinstance(size, fx.Node):
-        return False
-    if size.target == "size":
+def _is_last_size(size: Any, x: fx.Node) -> bool:
+    """Is it x.shape[-1] or x.size(-1)?"""
+    if is_call(size, ("size",)):
         return size.args == (x, -1)
+    if not is_call(size, GETITEM) or size.args[1:] != (-1,):
+        return False
     shape = size.args[0]
-    is_item = size.target is operator.getitem and size.args[1:] == (-1,)
-    return is_item and isinstance(shape, fx.Node) and shape.args == (x, "shape")
+    return is_call(shape, (getattr,)) and shape.args == (x, "shape")
 
 
-def _pairs(graph: fx.Graph, turned: Sequence[_Turned]) -> Iterator[Join]:
+def _pairs(turned: Sequence[_Turned], owner: nn.Module) -> Iterator[Join]:
     """Two values that are turned by the same tables, q and k."""
     for q, k in zip(turned[::2], turned[1::2], strict=False):
         if q.tables != k.tables or any(user < k.out for user in q.out.users):
             continue
+        if not is_still((q.x, k.x, *q.tables), q.first, k.out, owner):
+            continue
 
-        def put(keep: Callable, q=q, k=k) -> None:
+        def put(keep: Callable, outs=(q.out, k.out)) -> None:
+            # Read again: another op may have been put in the place of what is turned here.
+            q, k = map(_turned, outs)
+            assert q is not None and k is not None  # what they were is what they are
+            graph = k.out.graph
             with graph.inserting_before(k.out):
                 arguments = (q.x, k.x, *map(_table, q.tables))
-                both = graph.call_function(fused_functions.rope, arguments)
-                outs = [graph.call_function(operator.getitem, (both, i)) for i in (0, 1)]
-            for old, new in zip((q.out, k.out), outs, strict=True):
+                both = graph.call_function(as_written.rope, arguments)
+                made = [graph.call_function(operator.getitem, (both, i)) for i in (0, 1)]
+            for old, new in zip(outs, made, strict=True):
                 old.replace_all_uses_with(new)
                 _erase(old)
 
@@ -367,102 +342,90 @@ def _pairs(graph: fx.Graph, turned: Sequence[_Turned]) -> Iterator[Join]:
 
 def _table(node: fx.Node) -> fx.Node:
     """The table before a dimension for the heads was put in."""
-    is_unsqueezed = node.target in ("unsqueeze", torch.unsqueeze) and node.args[1:] == (1,)
+    is_unsqueezed = is_call(node, UNSQUEEZE) and node.args[1:] == (1,)
     x = node.args[0] if is_unsqueezed and not node.kwargs else node
     return x if isinstance(x, fx.Node) else node
 
 
+@dataclass(frozen=True)
+class _Written:
+    """weight * (x * rsqrt(mean(x^2) + eps))."""
+
+    x: fx.Node
+    weight: fx.Node
+    eps: float
+    first: fx.Node
+    """The first line that reads x."""
+
+
 def _rms_norm(node: fx.Node, owner: nn.Module) -> Join | None:
-    """weight * (x * rsqrt(mean(x^2) + eps)), in float32 where the author casts, the owner's own weight."""
-    if not _is_call(node, _MUL) or len(node.args) != 2:
+    """RMS norm written out, in float32 where the author casts, the owner's own weight."""
+    written = _written(node)
+    if written is None:
         return None
-    weight, scaled = node.args
-    if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
+    weight = getattr(owner, str(written.weight.target), None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 1:
         return None
-    scaled = _uncast(scaled)
-    if not _is_call(scaled, _MUL):
+    if not is_still((written.x,), written.first, node, owner):
+        return None
+
+    def put(keep: Callable, shape=tuple(weight.shape)) -> None:
+        again = _written(node)
+        assert again is not None  # what it was is what it is
+        with node.graph.inserting_before(node):
+            arguments = (again.x, shape, again.weight, again.eps)
+            made = node.graph.call_function(as_written.rms_norm, arguments)
+        node.replace_all_uses_with(made)
+        _erase(node)
+
+    return Join("rms_norm", "RMSNorm, written out", (node,), put)
+
+
+def _written(node: fx.Node) -> _Written | None:
+    if not is_call(node, MUL) or len(node.args) != 2 or node.kwargs:
+        return None
+    weight, cast = as_any(node.args)
+    scaled = uncast(cast)
+    if not (isinstance(weight, fx.Node) and weight.op == "get_attr" and is_call(scaled, MUL)):
         return None
     for root in scaled.all_input_nodes:
-        x = _other(scaled, root)
-        eps = None if x is None else _eps_of(root, x)
-        if x is None or eps is None:
+        x = other(scaled, root)
+        found = None if x is None else _eps_of(root, x)
+        if x is None or found is None:
             continue
-        source = _uncast(x)
-        found = getattr(owner, str(weight.target), None)
-        if not isinstance(found, torch.Tensor) or found.dim() != 1:
-            return None
-        shape = tuple(found.shape)
-
-        def put(keep: Callable, source=source, weight=weight, eps=eps, shape=shape) -> None:
-            with node.graph.inserting_before(node):
-                made = node.graph.call_function(
-                    fused_functions.rms_norm, (source, shape, weight, eps)
-                )
-            node.replace_all_uses_with(made)
-            _erase(node)
-
-        return Join("rms_norm", "RMSNorm, written out", (node,), put)
+        eps, square = found
+        if cast is scaled:
+            return _Written(x, weight, eps, square)
+        # Cast back to the dtype that x had before; the norm does as much.
+        source = uncast(x)
+        to = (*cast.args[1:], *cast.kwargs.values())
+        is_back = cast.target != "float" and to in ((source,), (_dtype_of(source),))
+        return _Written(source, weight, eps, square if source is x else x) if is_back else None
     return None
 
 
-def _eps_of(root: fx.Node, x: fx.Node) -> float | None:
-    """eps of rsqrt(mean(x^2, last, keepdim) + eps)."""
-    if not _is_call(root, (torch.rsqrt,)) and root.target != "rsqrt":
+def _dtype_of(x: fx.Node) -> fx.Node | None:
+    """The node x.dtype."""
+    found = (user for user in x.users if user.target is getattr and user.args == (x, "dtype"))
+    return next(found, None)
+
+
+def _eps_of(root: fx.Node, x: fx.Node) -> tuple[float, fx.Node] | None:
+    """eps of rsqrt(mean(x^2, last, keepdim) + eps), and the square."""
+    if not is_call(root, RSQRT):
         return None
     total = root.args[0]
-    if not _is_sum(total) or not isinstance(total.args[1], float):
+    if not is_sum(total) or not isinstance(total.args[1], float):
         return None
-    mean, eps = _as_any(total.args)
-    if not isinstance(mean, fx.Node) or mean.target not in ("mean", torch.mean):
+    mean, eps = as_any(total.args)
+    if not is_call(mean, MEAN):
         return None
     dim = mean.args[1] if len(mean.args) > 1 else mean.kwargs.get("dim")
-    square = mean.args[0]
+    square = as_any(mean.args[0])
     if dim not in (-1, (-1,), [-1]) or mean.kwargs.get("keepdim") is not True:
         return None
-    if not isinstance(square, fx.Node) or square.args[0] is not x:
-        return None
-    is_square = square.target in ("pow", torch.pow, operator.pow) and square.args[1:] == (2,)
-    return float(eps) if is_square or square.target in ("square", torch.square) else None
-
-
-def _uncast(value: Any) -> Any:
-    """What a value was before .to(dtype)."""
-    is_cast = isinstance(value, fx.Node) and value.target in ("to", "float", "type_as")
-    return value.args[0] if is_cast else value
-
-
-def _called(owner: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls, in the tree or beside it."""
-    found = operator.attrgetter(str(node.target))(owner)
-    return found if isinstance(found, nn.Module) else None
-
-
-def _is_call(node: Any, functions: tuple) -> TypeGuard[fx.Node]:
-    """Of one of these functions, or of a method by name."""
-    is_call = isinstance(node, fx.Node) and node.op in ("call_function", "call_method")
-    return is_call and node.target in functions
-
-
-def _is_sum(node: Any) -> TypeGuard[fx.Node]:
-    """Of two values, and of nothing times one of them (torch.add's alpha)."""
-    return _is_call(node, _ADD) and len(node.args) == 2 and not node.kwargs
-
-
-def _other(node: fx.Node, value: fx.Node) -> fx.Node | None:
-    """Of a call of two nodes the one beside `value`; None where there is none, or it is the same."""
-    if len(node.args) != 2 or node.kwargs or value not in node.args:
-        return None
-    other = node.args[1] if node.args[0] is value else node.args[0]
-    return other if isinstance(other, fx.Node) and other is not value else None
-
-
-def _is_pure(node: fx.Node) -> bool:
-    """May an unread node go? Those that the joins leave behind."""
-    if node.op == "call_method" and node.target in _METHODS:
-        return True
-    functions = (*_ADD, *_MUL, *_CAT, *_NEGATIVE, operator.getitem, operator.floordiv, getattr)
-    own = (torch.rsqrt, torch.chunk, torch.mean, torch.pow, torch.unsqueeze)
-    return node.op == "get_attr" or _is_call(node, (*functions, *own))
+    is_square = is_call(square, SQUARE) or (is_call(square, POW) and square.args[1:] == (2,))
+    return (float(eps), square) if is_square and square.args[0] is x else None
 
 
 def _erase(*nodes: fx.Node) -> None:

@@ -44,6 +44,25 @@ class Breaks(Block):
         return self.middle(total) + total
 
 
+class Parallel(Block):
+    """Both of its norms are of what comes in, which the block before has summed."""
+
+    def forward(self, x):
+        if x.shape[0] > 99:
+            return x
+        return self.first(self.norm(x)) + self.second(self.middle(x)) + x
+
+
+class GatesItsNorm(Block):
+    """A gated unit of a norm of a sum."""
+
+    def forward(self, x):
+        if x.shape[0] > 99:
+            return x
+        total = self.first(x) + x
+        return F.silu(self.middle(total)) * self.norm(self.second(x)) + total
+
+
 class Attends(nn.Module):
     """A rotary embedding of q and k, and a gated unit, in a forward that FX does not trace."""
 
@@ -128,6 +147,11 @@ def check(model, ours, x):
 MODELS = {
     # Within each block one, between blocks one each, and the last norm's.
     "block": (lambda: Stack(Block), {"add_layer_norm": 3 + 2 + 1, "layer_norm": 1}),
+    "two-norms": (lambda: Stack(Parallel), {"add_layer_norm": 2 + 1, "layer_norm": 2 + 2}),
+    "norm-and-gate": (
+        lambda: Stack(GatesItsNorm),
+        {"add_layer_norm": 3 + 1, "swiglu": 3, "layer_norm": 3},
+    ),
     "graph-breaks": (lambda: Stack(Breaks), {"add_layer_norm": 3, "layer_norm": 3}),
     "rope-and-gate": (lambda: Stack(Attends), {"rope": 3, "swiglu": 3, "layer_norm": 1}),
     "cut-elsewhere": (lambda: Attends(3), {"swiglu": 1}),
