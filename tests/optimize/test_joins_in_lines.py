@@ -331,6 +331,17 @@ def quarters(self, x):
     return turned[0] + turned[1]
 
 
+def another_dimension(self, x):
+    """Halves of one element each, one below the other: they stretch."""
+    pairs = (layer(x)[:, :1, :2].unsqueeze(1) for layer in (self.a, self.b))
+    cos, sin = x[:, :1, :2].cos().unsqueeze(1), x[:, :1, :2].sin().unsqueeze(1)
+    turned = []
+    for value in pairs:
+        crossed = torch.cat((-value[..., 1:], value[..., :1]), dim=-2)
+        turned.append((value * cos) + (crossed * sin))
+    return turned[0] + turned[1]
+
+
 def minus(self, x):
     q, k, (cos, sin) = self.heads(self.a(x)), self.heads(self.b(x)), tables(x)
     return ((q * cos) - (self.half(q) * sin)) + ((k * cos) - (self.half(k) * sin))
@@ -393,6 +404,7 @@ ALIKE = [
     eps_of_a_tensor,
     first_half_negative,
     quarters,
+    another_dimension,
     minus,
     another_value_turned,
     read_between,
@@ -413,6 +425,58 @@ def test_what_only_looks_alike_is_left(lines):
     assert joined(ours) == [] and not found_out(fm.plan_of(ours))
     assert not [p for p in fm.plan_of(ours).left if "not held" in p.reason]
     torch.testing.assert_close(ours(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def silu_in_place(self, x):
+    value = self.a(x)
+    return F.silu(value, inplace=True) * self.b(x) + value.detach()
+
+
+def module_in_place(self, x):
+    value = self.a(x)
+    return self.act(value) * self.b(x) + value.detach()
+
+
+@pytest.mark.parametrize("lines", [silu_in_place, module_in_place], **by_name)
+def test_an_activation_in_place_is_no_gate(lines):
+    """Its line writes, too, to what it is applied to."""
+    model, x = Lines(lines), torch.randn(2, T, D)
+    model.act = nn.SiLU(inplace=True)
+    ours = by_rule(model, x)
+    assert joined(ours) == [] and not found_out(fm.plan_of(ours))
+    torch.testing.assert_close(ours(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def gate_of_a_module(self, x):
+    return self.act(self.a(x)) * self.b(x)
+
+
+def norm_of_a_sum(self, x):
+    return self.norm(x + self.a(x))
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "module"),
+    [
+        (gate_of_a_module, "act", nn.SiLU()),
+        (gate_of_a_module, "act", nn.GELU()),
+        (gate_of_a_module, "act", nn.GELU("tanh")),
+        (norm_of_a_sum, "norm", nn.LayerNorm(D)),
+        (norm_of_a_sum, "norm", nn.RMSNorm(D)),
+    ],
+    ids=lambda value: str(value) if isinstance(value, nn.Module) else "",
+)
+def test_a_module_with_a_hook_is_not_taken(lines, name, module):
+    model, x = Lines(lines), torch.randn(2, T, D)
+    setattr(model, name, module)
+    assert len(joined(by_rule(model, x))) == 1
+    heard = []
+    module.register_forward_hook(lambda *_: heard.append(1))
+    ours = by_rule(model, x)
+    assert joined(ours) == [] and not found_out(fm.plan_of(ours))
+    heard.clear()
+    torch.testing.assert_close(ours(x), model(x))
+    assert heard == [1, 1]
 
 
 class GivenMean(Lines):
