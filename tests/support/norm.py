@@ -19,6 +19,9 @@ NAMES = [case.name for case in norm_cases(1, has_residual=False) if not case.is_
 BACKENDS = [*op_checks.backends("layer_norm"), None]
 by_name = pytest.mark.parametrize("backend", BACKENDS[:-1])
 everywhere = pytest.mark.parametrize("backend", BACKENDS, ids=str)
+far_from_zero = pytest.mark.parametrize(
+    ("offset", "deviation"), [(2.0**13 + 100, 1.0), (2.0**16 + 100, 2.0**-5)], ids=str
+)
 
 # What PyTorch's rms_norm says of the dtypes that mixed precision brings.
 MIXED = "ignore:Mismatch dtype between input and weight:UserWarning"
@@ -118,15 +121,18 @@ def _check_dtypes(norm: Norm, args: tuple, dtypes: list, backend: str | None) ->
         op_checks.assert_close(a, b, dtype, 33, "dtypes")
 
 
-def check_far_from_zero(norm: Norm, backend: str | None) -> None:
+def check_far_from_zero(norm: Norm, offset: float, deviation: float, backend: str | None) -> None:
     """Sums of squares would lose the deviation: at 2^13 their last digit is 4, the variance 1.
 
-    A mean in float32 would be off by 2^-11 there; distances from it are exact, and so is their own mean.
+    A mean in float32 would be off by 2^-11 there; distances from it are exact, and so is their own mean. At
+    2^16 it is off by up to 2^-8: its square is 2^-6 of a variance of 2^-10.
     """
     if not norm.is_centred:
         pytest.skip("it has no mean")
     args = norm.args(8, shape=(257,))
-    args[0].add_(2.0**13 + 100)
+    for lead in args[: 1 + norm.has_residual]:
+        lead.mul_(deviation)
+    args[0].add_(offset)
     with fm.use_backend(backend):
         found = norm.op.face(*args)
     wide = [a.double() if isinstance(a, Tensor) else a for a in args]
@@ -181,8 +187,9 @@ class NormTests:
         check_mixed_dtypes(self.norm, dtype, backend)
 
     @by_name
-    def test_a_mean_far_from_zero_costs_no_digit(self, backend):
-        check_far_from_zero(self.norm, backend)
+    @far_from_zero
+    def test_a_mean_far_from_zero_costs_no_digit(self, offset, deviation, backend):
+        check_far_from_zero(self.norm, offset, deviation, backend)
 
     @everywhere
     @pytest.mark.parametrize("threads", [1, 2, 3])

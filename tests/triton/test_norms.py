@@ -20,9 +20,10 @@ def test_parameters_in_float32_beside_a_narrow_input(name, dtype):
     norm.check_mixed_dtypes(NORMS[name], dtype, "triton")
 
 
+@norm.far_from_zero
 @pytest.mark.parametrize("name", ["layer_norm", "add_layer_norm"])
-def test_a_mean_far_from_zero_costs_no_digit(name):
-    norm.check_far_from_zero(NORMS[name], "triton")
+def test_a_mean_far_from_zero_costs_no_digit(name, offset, deviation):
+    norm.check_far_from_zero(NORMS[name], offset, deviation, "triton")
 
 
 # Not bfloat16, to which Triton's interpreter cuts values that a GPU rounds.
