@@ -1,7 +1,9 @@
 """The terms of which a layer norm's or RMS norm's outputs and gradients are sums, all taken as positive.
 
-    out = d weight + bias,  d = (x - mean) / s,  mean = 0 for an RMS norm,  s^2 = mean of (x - mean)^2 + eps
+    out = d weight + bias,  d = (x - mean) / s,  s^2 = mean of (x - mean)^2 + eps
     g' = g weight,  grad_x = (g' - mean g' - d mean(g' d)) / s,  grad_weight = sum g d,  grad_bias = sum g
+
+An RMS norm has neither mean nor mean g'.
 
 Rounding any of them moves the result by up to eps times that term; `verify` makes its bounds of them.
 """
@@ -26,7 +28,9 @@ def of_gradients(norm: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
     leading = tuple(range(x.dim() - len(dims)))
     weighted = grad * _weight(norm)
     along = (weighted * distance).mean(dims, keepdim=True)
-    of_x = weighted + weighted.mean(dims, keepdim=True) + distance * along
+    of_x = weighted + distance * along
+    if isinstance(norm, nn.LayerNorm):
+        of_x = of_x + weighted.mean(dims, keepdim=True)
     found = [
         (x, of_x / scale),
         (norm.weight, (grad * distance).sum(leading) if leading else grad * distance),

@@ -1,6 +1,8 @@
 """The float64 check of a single place: right kernels pass, wrong ones do not, ties are nobody's fault."""
 
 import copy
+import math
+import operator
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastmodel as fm
+from fastmodel.optimize import norm_terms
 from fastmodel.optimize.select import Candidate
 from fastmodel.optimize.verify import error_of, verify
 
@@ -51,6 +54,56 @@ def test_a_right_kernel_passes_and_its_checks_are_complete(make):
     for check in found.checks:
         assert 2 * check.torch_error < check.bound <= 2 * check.torch_error + 100 * eps
     assert all(p.grad is None for p in one.plain.parameters()) and one.x.grad is None
+
+
+def norm_terms_by_rows(norm, x, grad):
+    """What out and the gradients of x, weight and bias sum, a row and a value at a time."""
+    n = math.prod(norm.normalized_shape)
+    weight = [abs(v) for v in norm.weight.flatten().tolist()]
+    is_centred = isinstance(norm, nn.LayerNorm)
+    bias = [abs(v) for v in norm.bias.flatten().tolist()] if is_centred else [0.0] * n
+    out, of_x, of_weight, of_bias = [], [], [0.0] * n, [0.0] * n
+    for row, g in zip(x.reshape(-1, n).tolist(), grad.reshape(-1, n).abs().tolist(), strict=True):
+        mean = sum(row) / n if is_centred else 0.0
+        s = math.sqrt(sum((v - mean) ** 2 for v in row) / n + norm.eps)
+        d = [(abs(v) + abs(mean)) / s for v in row]
+        out += [d[i] * weight[i] + bias[i] for i in range(n)]
+        own = [g[i] * weight[i] for i in range(n)]
+        along, level = sum(map(operator.mul, own, d)) / n, sum(own) / n * is_centred
+        of_x += [(own[i] + level + d[i] * along) / s for i in range(n)]
+        of_weight = [of_weight[i] + g[i] * d[i] for i in range(n)]
+        of_bias = [of_bias[i] + g[i] for i in range(n)]
+    return [out, of_x, of_weight, *([of_bias] if is_centred else [])]
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(5,), (3, 4)], ids=str)
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
+def test_the_terms_of_a_norm(kind, shape, lead):
+    norm = kind(shape, eps=0.1).double()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    x = (torch.randn(*lead, *shape, dtype=torch.float64) + 2).requires_grad_()
+    grad = torch.randn_like(x)
+    expected = norm_terms_by_rows(norm, x.detach(), grad)
+    found = [norm_terms.of_output(norm, x), *norm_terms.of_gradients(norm, x, grad)]
+    assert [value.numel() for value in found] == [len(value) for value in expected]
+    for value, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(value.flatten(), torch.tensor(want, dtype=torch.float64))
+    values = norm(x)
+    gradients = torch.autograd.grad(values, [x, *norm.parameters()], grad)
+    for terms, value in zip(found, [values, *gradients], strict=True):
+        assert (terms * (1 + 1e-9) >= value.abs()).all()  # as a sum of absolute values is
+    norm.weight.requires_grad_(False)
+    assert len(norm_terms.of_gradients(norm, x.detach(), grad)) == len(found) - 3
+
+
+def test_the_terms_of_a_norm_without_parameters():
+    x, grad = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5)
+    plain, ones = nn.LayerNorm(5, elementwise_affine=False), nn.LayerNorm(5)
+    assert torch.equal(norm_terms.of_output(plain, x), norm_terms.of_output(ones, x))
+    (of_x,) = norm_terms.of_gradients(plain, x, grad)
+    assert torch.equal(of_x, norm_terms.of_gradients(ones, x, grad)[0])
 
 
 class Faulty(nn.Module):
