@@ -8,10 +8,11 @@ import pytest
 import torch
 from support.by_rule import by_rule
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import fastmodel as fm
 from fastmodel.optimize import joins
-from fastmodel.optimize.calls import caught, pass_of
+from fastmodel.optimize.calls import Call, caught, pass_of
 from fastmodel.optimize.trial import Examples
 
 D = 8
@@ -192,3 +193,86 @@ def test_what_is_timed_leaves_no_trace(x):
     assert all(map(torch.equal, after, before))
     (store,) = (v for v in call.values if isinstance(v, Store))
     assert store.seen == []
+
+
+def test_the_key_tells_calls_that_take_equally_long():
+    def key(*values, requires=None):
+        leaves, spec = pytree.tree_flatten((values, {}))
+        flags = tuple(isinstance(v, torch.Tensor) for v in leaves)
+        return Call(tuple(leaves), spec, requires or flags).key
+
+    first = key(torch.ones(4, D), 2, Store())
+    assert first == key(torch.zeros(4, D), 2, Store())
+    others = [
+        key(torch.ones(2, D), 2, Store()),
+        key(torch.ones(D, 4).t(), 2, Store()),
+        key(torch.ones(4, D).double(), 2, Store()),
+        key(torch.ones(4, D), 3, Store()),
+        key(torch.ones(4, D), 2, None),
+        key(torch.ones(4, D), 2, Store(), requires=(False,) * 3),
+    ]
+    assert len({first, *others}) == 1 + len(others)
+
+
+class Twice(Outer):
+    """Calls its part twice, the first time with what it has filled before."""
+
+    def forward(self, x):
+        for scale in (2, 3):
+            store = Store()
+            store.seen = [self.second(x)]
+            x = self.inner(self.first(x), scale, pair=(x, self.table), store=store)[0]
+        return x
+
+
+def test_the_first_call_is_caught_with_what_was_filled_before(x):
+    model = Twice()
+    call = caught(model, Examples((x,), {}), {"inner"})["inner"]
+    assert [value for value in call.values if isinstance(value, int)] == [2]
+    (store,) = (v for v in call.values if isinstance(v, Store))
+    torch.testing.assert_close(store.seen, [model.second(x).detach()])
+    assert not store.seen[0].requires_grad
+    row = the_row(by_rule(model, x))
+    assert row.replacement == "swiglu" and row.verification.passed
+
+
+def test_what_is_frozen_is_timed_without(x):
+    model = Outer()
+    model.inner.gate.weight.requires_grad_(False)
+    call = caught(model, Examples((x,), {}), {"inner"})["inner"]
+    gradients = []
+    model.inner.up.weight.register_hook(gradients.append)
+    pass_of(model.inner, call)()
+    assert len(gradients) == 1
+    row = the_row(by_rule(model, x))
+    names = {check.tensor for check in row.verification.checks}
+    assert names == NAMES - {"gradient of gate.weight"}
+
+
+class Drops(Inner):
+    """With a dropout, whose mask is another in each call; it counts them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x, scale, pair=None, store=None):
+        self.count += 1
+        gated = nn.functional.silu(self.gate(x)) * self.up(pair[0])
+        return nn.functional.dropout(gated, 0.5, self.training), {"sum": gated}
+
+
+class Around(Outer):
+    def forward(self, x):
+        out, more = self.inner(self.first(x), 2, pair=(self.second(x),), store=Store())
+        return out + more["sum"]
+
+
+@pytest.mark.parametrize("how", ["static", "measured"])
+def test_a_dropout_is_left_out_and_buffers_stay(how, x, races):
+    model = Around()
+    model.inner = Drops()
+    model.train()
+    row = the_row(fm.optimize(model, x, select=how))
+    assert row.replacement == "swiglu" and row.verification.passed, row.reason
+    assert model.inner.count == 0

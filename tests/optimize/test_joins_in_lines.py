@@ -352,6 +352,25 @@ def another_value_turned(self, x):
     return ((q * cos) + (self.half(k) * sin)) + ((k * cos) + (self.half(q) * sin))
 
 
+def halves_of_two_values(self, x):
+    q, k, (cos, sin) = self.heads(self.a(x)), self.heads(self.b(x)), tables(x)
+    turned = []
+    for value, other in ((q, k), (k, q)):
+        crossed = torch.cat((-other.chunk(2, -1)[1], value.chunk(2, -1)[0]), dim=-1)
+        turned.append((value * cos) + (crossed * sin))
+    return turned[0] + turned[1]
+
+
+def slices_of_two_values(self, x):
+    q, k, (cos, sin) = self.heads(self.a(x)), self.heads(self.b(x)), tables(x)
+    turned = []
+    for value, other in ((q, k), (k, q)):
+        half = value.shape[-1] // 2
+        crossed = torch.cat((-other[..., half:], value[..., :half]), dim=-1)
+        turned.append((value * cos) + (crossed * sin))
+    return turned[0] + turned[1]
+
+
 def read_between(self, x):
     """What is turned first is read before the other is: there is no one place for both."""
     q, (cos, sin) = self.heads(self.a(x)), tables(x)
@@ -407,6 +426,8 @@ ALIKE = [
     another_dimension,
     minus,
     another_value_turned,
+    halves_of_two_values,
+    slices_of_two_values,
     read_between,
     an_activation_of_a_product,
     a_gate_times_a_number,
