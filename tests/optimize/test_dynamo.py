@@ -208,6 +208,31 @@ def test_what_dynamo_does_not_follow_either(x, monkeypatch):
     assert "; Dynamo does not follow it: too deep" in plan.left[0].reason
 
 
+class InTraining(nn.Module):
+    """A ReLU in one of the modes, in a forward that FX does not trace."""
+
+    def __init__(self, is_in_training):
+        super().__init__()
+        self.conv, self.is_in_training = nn.Conv2d(3, 3, 1), is_in_training
+
+    def forward(self, x):
+        if x.sum() > 1e9:
+            return x
+        x = self.conv(x)
+        return F.relu(x) if self.training == self.is_in_training else x
+
+
+@pytest.mark.parametrize("is_in_training", [False, True])
+def test_what_one_mode_alone_has_is_left(x, is_in_training):
+    model = InTraining(is_in_training)
+    ours = by_rule(model, x)
+    assert not fm.plan_of(ours).swaps
+    (row,) = fm.plan_of(ours).left
+    assert row.reason == "what follows it differs between its calls"
+    for training in (False, True):
+        assert torch.equal(ours.train(training)(x), model.train(training)(x))
+
+
 class Twice(nn.Module):
     """The same convolution with and without a pool, in a forward that FX does not trace."""
 

@@ -63,6 +63,38 @@ class GatesItsNorm(Block):
         return F.silu(self.middle(total)) * self.norm(self.second(x)) + total
 
 
+class NormsTwice(Block):
+    """One norm of two sums."""
+
+    def __init__(self):
+        super().__init__()
+        self.middle = None
+
+    def forward(self, x):
+        if x.shape[0] > 99:
+            return x
+        total = self.first(x) + x
+        total = self.second(self.norm(total)) + total
+        return self.norm(total) + total
+
+
+class OfTwoNames(Block):
+    """The norm's name in the tree ends as that by which it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner_last, self.middle = self.middle, None
+        self.last = self.inner_last
+
+    def forward(self, x):
+        if x.shape[0] > 99:
+            return x
+        total = self.last(self.first(x) + x)
+        if x.sum() > 1e9:
+            return x
+        return self.last(self.second(total) + total) + self.norm(x)
+
+
 class Attends(nn.Module):
     """A rotary embedding of q and k, and a gated unit, in a forward that FX does not trace."""
 
@@ -152,6 +184,8 @@ MODELS = {
         lambda: Stack(GatesItsNorm),
         {"add_layer_norm": 3 + 1, "swiglu": 3, "layer_norm": 3},
     ),
+    "norm-twice": (lambda: Stack(NormsTwice), {"add_layer_norm": 3 * 2 + 1}),
+    "two-names": (lambda: OfTwoNames(), {"add_layer_norm": 2, "layer_norm": 1}),
     "graph-breaks": (lambda: Stack(Breaks), {"add_layer_norm": 3, "layer_norm": 3}),
     "rope-and-gate": (lambda: Stack(Attends), {"rope": 3, "swiglu": 3, "layer_norm": 1}),
     "cut-elsewhere": (lambda: Attends(3), {"swiglu": 1}),
@@ -268,6 +302,30 @@ def test_hooks_of_what_the_examples_did_not_show(x):
     ours(x, other=True)
     ours(x)
     assert heard == [1]
+
+
+class Hides(Block):
+    """Its norm is not in the tree."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = (nn.LayerNorm(D),)
+
+    def forward(self, x):
+        if x.shape[0] > 99:
+            return x
+        total = x + self.first(x)
+        return self.hidden[0](total) + self.norm(self.middle(self.second(x)))
+
+
+def test_what_is_not_in_the_tree_is_left(x):
+    model = Hides()
+    ours = by_rule(model, x)
+    assert ops_of(ours, x) == {"layer_norm": 2}
+    heard = []
+    ours.hidden[0].register_forward_hook(lambda *_: heard.append(1))
+    torch.testing.assert_close(ours(x), model(x))
+    assert len(heard) == 2  # it is the model's, too
 
 
 class Alike(nn.Module):

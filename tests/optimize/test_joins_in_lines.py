@@ -23,7 +23,7 @@ class Lines(nn.Module):
         super().__init__()
         self.a, self.b, self.c, self.d = (nn.Linear(D, D) for _ in range(4))
         self.norm, self.other_norm, self.half_norm = map(nn.LayerNorm, (D, D, D // 2))
-        self.weight = nn.Parameter(torch.rand(D))
+        self.weight, self.places = nn.Parameter(torch.rand(D)), nn.Parameter(torch.rand(T, D))
         self.lines = lines
 
     def forward(self, x):
@@ -312,6 +312,17 @@ def eps_of_a_tensor(self, x):
     return self.weight * (value * torch.rsqrt(mean + self.weight[:1]))
 
 
+def weight_of_two_dimensions(self, x):
+    value = self.a(x)
+    return self.places * (value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + 1e-5))
+
+
+def means_beside_columns(self, x):
+    """As many rows as columns: shapes do not tell which is which."""
+    value = self.a(x).flatten(0, 1)[:D]
+    return self.weight * (value * torch.rsqrt(value.pow(2).mean(-1) + 1e-5))
+
+
 def first_half_negative(self, x):
     q, k, (cos, sin) = self.heads(self.a(x)), self.heads(self.b(x)), tables(x)
     turned = []
@@ -421,6 +432,8 @@ ALIKE = [
     mean_of_all,
     cube,
     eps_of_a_tensor,
+    weight_of_two_dimensions,
+    means_beside_columns,
     first_half_negative,
     quarters,
     another_dimension,
@@ -446,6 +459,21 @@ def test_what_only_looks_alike_is_left(lines):
     assert joined(ours) == [] and not found_out(fm.plan_of(ours))
     assert not [p for p in fm.plan_of(ours).left if "not held" in p.reason]
     torch.testing.assert_close(ours(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def heads_after_length(self, x):
+    """As many heads as positions: shapes do not tell which is which."""
+    q, k = (layer(x)[:, :2].view(x.shape[0], 2, 2, D // 2) for layer in (self.a, self.b))
+    angles = x.detach()[:, :2, : D // 2]
+    cos, sin = angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
+    return ((q * cos) + (self.half(q) * sin)) + ((k * cos) + (self.half(k) * sin))
+
+
+def test_tables_for_another_order_of_dimensions():
+    model, x = Lines(heads_after_length), torch.randn(2, T, D)
+    ours = by_rule(model, x)
+    assert joined(ours) == [] and not found_out(fm.plan_of(ours))
+    torch.testing.assert_close(ours(x), model(x))
 
 
 def silu_in_place(self, x):

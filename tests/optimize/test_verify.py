@@ -36,6 +36,7 @@ def linear():
 CASES = {
     "conv, pool": pooled,
     "overlapping pool": lambda: pooled(kernel_size=3, stride=2, padding=1),
+    "uneven pool": lambda: pooled(kernel_size=(3, 2), stride=(2, 1), padding=(1, 0)),
     "bfloat16": lambda: pooled(dtype=torch.bfloat16),
     "linear": linear,
     "winograd": lambda: pooled(64, 16),
@@ -203,6 +204,19 @@ def test_where_terms_cancel_relu_may_pass_its_gradient_or_not():
         return torch.where(before >= 0, before, 0.0)
 
     assert verify(candidate(one.plain, Faulty(one.fused, passes), x)).passed
+
+
+@pytest.mark.parametrize(("value", "share"), [(5e-5, 1.0), (-5e-5, 1.0), (5e-4, 0.0), (-5e-4, 0.0)])
+def test_how_near_zero_is_a_tie(value, share):
+    """A sum of 100 terms, of 99 in absolute value: rounding is taken as 99 x 10 x 2^-23, some 1.2e-4."""
+    layer = nn.Linear(99, 1)
+    with torch.no_grad():
+        layer.weight[0, ::2], layer.weight[0, 1::2] = 1.0, -1.0
+        layer.weight[0, 0], layer.bias[:] = 0.0, value
+    plain = nn.Sequential(layer, nn.ReLU())
+    one = candidate(plain, fm.nn.LinearReLU.from_torch(layer), torch.ones(3, 99))
+    found = verify(one)
+    assert found.passed and found.tie_share == share
 
 
 class Coarse(nn.Linear):

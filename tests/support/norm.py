@@ -141,6 +141,14 @@ def check_far_from_zero(norm: Norm, offset: float, deviation: float, backend: st
     expected = norm.op.plain(*wide)
     op_checks.assert_close(found, expected, torch.float32, 257, "far from zero")
 
+    # What is left for backward is the mean rounded once, give or take what rounds in finding it.
+    leads, shape, *parameters = _parts(norm, tuple(args))
+    with fm.use_backend(backend):
+        stats = getattr(torch.ops.fastmodel, norm.name)(*leads, *parameters, len(shape), 1e-5)[-1]
+    means = sum(wide[: 1 + norm.has_residual]).mean(-1)
+    digit = torch.finfo(torch.float32).eps * 2.0 ** math.floor(math.log2(offset))
+    assert ((stats[0].double() - means).abs() <= 0.55 * digit).all()
+
 
 def check_the_sum_is_normalised(norm: Norm, dtype: torch.dtype, backend: str | None) -> None:
     """The sum is rounded to its dtype first, as PyTorch's: backward, which reads it, fits forward."""
