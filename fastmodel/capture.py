@@ -72,7 +72,9 @@ class CapturedStep:
         leaves, self._structure = pytree.tree_flatten(example_batch)
         self._form = [_form_of(leaf) for leaf in leaves]
         self._modules = list(model.modules())
-        self._params = list(model.parameters())
+        # A loss may have Parameters of its own, which the optimizer steps too.
+        stepped = (param for group in optimizer.param_groups for param in group["params"])
+        self._params = list(dict.fromkeys([*model.parameters(), *stepped]))
         self._graph: Graph
         self._signature: tuple = ()
         self._alike, self._is_captured = 0, False

@@ -564,3 +564,36 @@ def test_bad_input():
         fm.capture_step(model, nn.CrossEntropyLoss(), optimizer, batch()[0])
     with pytest.raises(fm.errors.InputError, match=r"capture_step: Flatten has no Parameters"):
         fm.capture_step(nn.Flatten(), nn.CrossEntropyLoss(), optimizer, batch())
+
+
+def test_a_loss_with_parameters_of_its_own():
+    """Their gradients come back too, and the graph does not outlive them."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, output, targets):
+            return nn.functional.cross_entropy(self.linear(output), targets)
+
+    runs = []
+    for is_captured in (True, False):
+        torch.manual_seed(0)
+        model, head = Net(), Head()
+        optimizer = adam([*model.parameters(), *head.parameters()])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(capture, "refusal_of", capture.parts_refusal)
+            step = fm.capture_step(model, head, optimizer, batch())
+        runs.append((head, step if is_captured else step._run))
+    (head, step), (plain, eager) = runs
+    for number in range(WARM_STEPS + 3):
+        head.zero_grad()
+        step(*batch(seed=number)), eager(*batch(seed=number))
+        for a, b in zip(head.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+            torch.testing.assert_close(a.grad, b.grad)
+    assert step.replayed_steps == 3
+    head.linear.weight.data = head.linear.weight.detach().clone()
+    step(*batch())
+    assert "warming up" in step.reason

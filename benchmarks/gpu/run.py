@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import select
 import shutil
@@ -50,7 +51,7 @@ class Runner:
     def run(self, steps: Sequence[plan.Step]) -> bool:
         """Do the steps; False where one failed, or a needed one did not end well."""
         started_s = self.clock()
-        self._clear(steps)
+        self._set_aside(steps)
         try:
             for index, step in enumerate(steps):
                 left_s = self.budget_s - (self.clock() - started_s)
@@ -66,13 +67,18 @@ class Runner:
             self.close()
         return "failed" not in self.statuses.values()
 
-    def _clear(self, steps: Sequence[plan.Step]) -> None:
-        """Of an earlier run: its figures and last words are not this one's."""
+    def _set_aside(self, steps: Sequence[plan.Step]) -> None:
+        """An earlier run's figures and last words are not this one's: they get a folder of their own."""
         self.results.mkdir(parents=True, exist_ok=True)
-        for step in steps:
-            (self.results / f"{step.name}.json").unlink(missing_ok=True)
-            self.log(step.name).unlink(missing_ok=True)
-        self.log("worker").unlink(missing_ok=True)
+        ours = [self.results / f"{step.name}.json" for step in steps]
+        ours += [self.log(name) for name in (*(step.name for step in steps), "worker")]
+        earlier = [path for path in ours if path.exists()]
+        if earlier:
+            folders = (self.results / f"earlier-{number}" for number in itertools.count(1))
+            folder = next(folder for folder in folders if not folder.exists())
+            folder.mkdir()
+            for path in earlier:
+                path.rename(folder / path.name)
 
     def log(self, name: str) -> Path:
         """What a part, or the worker, said."""

@@ -171,15 +171,22 @@ class TestRun:
         assert not run({"tests": (1, "failed"), "heads": (1, "done")})
         assert self.runner.statuses == {"tests": "failed", "heads": "done"}
 
-    def test_nothing_of_an_earlier_run_is_left(self, run):
-        """Its figures would pass for this one's, its last words for reasons."""
+    def test_an_earlier_run_is_set_aside(self, run):
+        """Its figures would pass for this one's, its last words for reasons; none of them is lost."""
         run({"build": (1, "done"), "norms": (1, "done"), "heads": (1, "done")})
         results = self.runner.results
         for name in ("build", "norms", "worker"):
             (results / f"{name}.log").write_text("Device not supported")
+        kept = (results / "norms.json").read_text()
         run({"build": (1, "failed"), "norms": (1, "done")})
         left = {path.name for path in results.iterdir()}
-        assert left == {"build.json", "heads.json"}  # of the last nothing was asked
+        # Of the heads nothing was asked.
+        assert left == {"build.json", "heads.json", "earlier-1"}
+        aside = {path.name for path in (results / "earlier-1").iterdir()}
+        assert aside == {"build.json", "norms.json", "build.log", "norms.log", "worker.log"}
+        assert (results / "earlier-1" / "norms.json").read_text() == kept
+        run({"build": (1, "done")})
+        assert [path.name for path in (results / "earlier-2").iterdir()] == ["build.json"]
 
 
 # Stands for worker.py. Parts called losses never end, those called linears end the process, norms answers and
