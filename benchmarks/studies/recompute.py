@@ -5,7 +5,8 @@
 Memory: each arm has a process of its own. After a whole step, which leaves the optimizer's state as it will
 stay, the most memory that another forward and backward takes above what was there before, by the kernel's
 count of resident pages. Time: forward, backward and step of fastmodel's arm with and without, in turns in one
-process; the ratio is time with over time without, with its 95 % interval.
+process; the ratio is time with over time without, with its 95 % interval. `--pairs 0` leaves it out: memory
+needs a batch whose activations outweigh the gradients, time a quiet machine.
 """
 
 from __future__ import annotations
@@ -59,23 +60,26 @@ def _measured(batch_size: int, pairs: int) -> Iterator[dict]:
                     capture_output=True, text=True, check=True,
                 )  # fmt: skip
                 peaks[arm] = int(asked.stdout)
-            loop, batch = _loop(name, autocast, "fastmodel", batch_size)
+            line = {"workload": name, "autocast": autocast, "peak_bytes": peaks}
+            yield line | (_cost(name, autocast, batch_size, pairs) if pairs else {})
 
-            def step(recomputes: bool, loop=loop, batch=batch) -> None:
-                loop.recomputes = recomputes
-                loop.step(*batch)
 
-            step(True), step(False)
-            turns = {"with": lambda: step(True), "without": lambda: step(False)}
-            samples = list(interleave(turns, pairs))
-            cost = mean_ratio(paired_ratios(samples, "with", "without"))
-            yield {
-                "workload": name,
-                "autocast": autocast,
-                "peak_bytes": peaks,
-                "time_ratio": [cost.value, cost.low, cost.high],
-                "times_s": {n: [s.time_s for s in samples if s.arm == n] for n in turns},
-            }
+def _cost(name: str, autocast: str, batch_size: int, pairs: int) -> dict:
+    loop, batch = _loop(name, autocast, "fastmodel", batch_size)
+
+    def step(recomputes: bool) -> None:
+        loop.recomputes = recomputes
+        loop.step(*batch)
+
+    step(True)
+    step(False)
+    turns = {"with": lambda: step(True), "without": lambda: step(False)}
+    samples = list(interleave(turns, pairs))
+    cost = mean_ratio(paired_ratios(samples, "with", "without"))
+    return {
+        "time_ratio": [cost.value, cost.low, cost.high],
+        "times_s": {name: [s.time_s for s in samples if s.arm == name] for name in turns},
+    }
 
 
 def _loop(name: str, autocast: str, arm: str, batch_size: int) -> tuple[Loop, tuple]:
