@@ -331,7 +331,7 @@ class TestCommand:
             "failed",
             "exit code 2; it said nothing",
         )
-        code = "print('3 failed\\n  '); raise SystemExit(1)"
+        code = "print('.....F\\n3 failed\\n  '); raise SystemExit(1)"
         assert self.python(runner, code) == ("failed", "exit code 1; 3 failed")
 
     def test_all_that_it_says_is_in_one_log(self, runner):
@@ -522,6 +522,7 @@ class TestSanitizer:
 def test_children_see_the_checkout_and_no_emulation(monkeypatch):
     for name in ("FASTMODEL_CUDA_EMULATE", "TRITON_INTERPRET", "PYTHONHOME"):
         monkeypatch.setenv(name, "1")
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.setenv("KEPT", "as it is")
     found = gpu_run.environment()
