@@ -145,26 +145,37 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
     return view.copy_(tensor)
 
 
+def apart(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values as a part of rows twice as long, as torch.cat's gradients are; the rest holds NaN."""
+    if not tensor.dim():
+        return tensor
+    return torch.cat([tensor, torch.full_like(tensor, torch.nan)], -1)[..., : tensor.shape[-1]]
+
+
 def check_any_strides(op: OpUnderTest, args: tuple, backend: str | None, depth: int) -> None:
     """The float32 arguments as the caller laid them out, and strided ones, answer as plain float64 does.
 
-    The incoming gradient is strided too. Inputs must be left as they are.
+    The incoming gradient is strided too, or its rows lie apart. Inputs must be left as they are.
     """
-    for laid_out in (args, tuple(strided(a) if isinstance(a, torch.Tensor) else a for a in args)):
+    gapped = tuple(strided(a) if isinstance(a, torch.Tensor) else a for a in args)
+    for laid_out, layout in ((args, strided), (args, apart), (gapped, strided)):
         before = [a.clone() if isinstance(a, torch.Tensor) else a for a in laid_out]
-        found = _with_strided_gradient(op.face, op.leaves(laid_out), backend)
+        found = _with_gradient_in(layout, op.face, op.leaves(laid_out), backend)
         for a, b in zip(laid_out, before, strict=True):
             assert a is b or torch.equal(a, b), "an input was changed"
-        expected = _with_strided_gradient(op.plain, op.leaves(laid_out, torch.float64), None)
+        wide = op.leaves(laid_out, torch.float64)
+        expected = _with_gradient_in(layout, op.plain, wide, None)
         for a, b in zip(found, expected, strict=True):
             assert a.shape == b.shape
             assert_close(a, b, torch.float32, depth, "strided")
 
 
-def _with_strided_gradient(call, args: tuple, backend: str | None) -> list[torch.Tensor]:
+def _with_gradient_in(
+    layout: Callable, call: Callable, args: tuple, backend: str | None
+) -> list[torch.Tensor]:
     with fm.use_backend(backend):
         out = call(*args)
-        grad = strided(gradient_like(out, "strided"))
+        grad = layout(gradient_like(out, "strided"))
         return [out, *torch.autograd.grad(out, tensors(args), grad)]
 
 
