@@ -317,7 +317,43 @@ def test_forwards_that_are_not_read(x):
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     reasons = {p.site: p.reason for p in fm.plan_of(by_rule(encoder, torch.randn(2, 3, 8))).left}
     assert "PyTorch's own" in reasons["linear1"] or "do not reach it" in reasons["linear1"]
+    decoder = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+    plan = fm.plan_of(by_rule(decoder, (torch.randn(2, 3, 8), torch.randn(2, 3, 8))))
+    assert {p.capture for p in plan.swaps} <= {"sequential"}
+    assert "PyTorch's own" in {p.site: p.reason for p in plan.left}["linear1"]
     plain = zoo.Residual()
     plain.forward = plain.conv1.forward
     fused = by_rule(plain, torch.randn(2, 3, 5, 5))
     assert not fm.plan_of(fused).swaps
+
+
+class Part(nn.Module):
+    """Calls a layer that another part calls too."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return F.relu(self.conv(x))
+
+
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = Part(nn.Conv2d(1, 2, 3))
+        self.second = Part(self.first.conv)
+
+    def forward(self, x):
+        return self.first(x).sum() + self.second(x[..., :5])
+
+
+def test_a_layer_of_two_callers_has_a_row_for_each(x):
+    plain = Parts()
+    fused = by_rule(plain, x)
+    rows = [(p.site, p.shape) for p in fm.plan_of(fused).swaps]
+    assert rows == [("first.conv", (2, 1, 9, 9)), ("first.conv", (2, 1, 9, 5))]
+    torch.testing.assert_close(fused(x), plain(x))
+    with torch.profiler.profile() as profile:
+        fused(x)
+    assert {e.key: e.count for e in profile.key_averages()}["fastmodel::conv_relu"] == 2

@@ -109,6 +109,11 @@ def norm_of_three(self, x):
     return self.norm(total) + total
 
 
+def norm_of_what_stretches(self, x):
+    total = self.weight + self.a(x)
+    return self.norm(total) + total
+
+
 def norm_of_a_value_and_itself(self, x):
     value = self.a(x)
     total = value + value
@@ -147,6 +152,7 @@ MEETING = {
     gate_of_two_gates: ["swiglu"],
     norm_of_gates: ["add_layer_norm", "swiglu"],
     norm_of_three: ["add_layer_norm"],
+    norm_of_what_stretches: ["add_layer_norm"],
     norm_of_a_value_and_itself: ["add_layer_norm"],
     rope_of_norms: ["add_layer_norm", "rope"],
     norm_of_rope: ["rope"],

@@ -146,19 +146,23 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def apart(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values as a part of rows twice as long, as torch.cat's gradients are; the rest holds NaN."""
+    """The same values as a part of rows twice as long, as a chunk is; the rest holds NaN."""
     if not tensor.dim():
         return tensor
-    return torch.cat([tensor, torch.full_like(tensor, torch.nan)], -1)[..., : tensor.shape[-1]]
+    rest = torch.full(tensor.shape, torch.nan).to(tensor)
+    return torch.cat([tensor, rest], -1)[..., : tensor.shape[-1]]
 
 
 def check_any_strides(op: OpUnderTest, args: tuple, backend: str | None, depth: int) -> None:
-    """The float32 arguments as the caller laid them out, and strided ones, answer as plain float64 does.
+    """The float32 arguments as the caller laid them out, strided, and with rows apart answer as float64 does.
 
-    The incoming gradient is strided too, or its rows lie apart. Inputs must be left as they are.
+    The incoming gradient is strided, or its rows lie apart. Inputs must be left as they are.
     """
-    gapped = tuple(strided(a) if isinstance(a, torch.Tensor) else a for a in args)
-    for laid_out, layout in ((args, strided), (args, apart), (gapped, strided)):
+    gapped, spread = (
+        tuple(layout(a) if isinstance(a, torch.Tensor) else a for a in args)
+        for layout in (strided, apart)
+    )
+    for laid_out, layout in ((args, strided), (gapped, strided), (args, apart), (spread, apart)):
         before = [a.clone() if isinstance(a, torch.Tensor) else a for a in laid_out]
         found = _with_gradient_in(layout, op.face, op.leaves(laid_out), backend)
         for a, b in zip(laid_out, before, strict=True):
